@@ -1,0 +1,97 @@
+//! The rules: facts about one recipient of one message go in, a decision and its explanation come out. Pure.
+//!
+//! `syntax` is the TOML as typed, `parse` resolves and checks it into a [`RuleSet`] (`set`), `eval` decides.
+//! Evaluation is three-valued, because at RCPT the message is not there yet: see [`Decision`].
+
+use std::net::IpAddr;
+
+use crate::address::{Mailbox, ReversePath};
+use crate::reply::Refusal;
+
+/// What is known about a message for one of its recipients. [`Fact::Unknown`] where it is not there yet.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// As given at RCPT.
+    pub recipient: &'a Mailbox,
+    pub sender: &'a ReversePath,
+    pub client: Option<IpAddr>,
+    pub helo: Option<&'a str>,
+    pub auth: Fact<AuthFacts>,
+}
+
+/// A value that may not be known yet. Unknown is not "absent": absent values are known to be so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact<T> {
+    Known(T),
+    Unknown,
+}
+
+/// The authentication results that conditions compare with, by their RFC 8601 words. `None` where the check did not run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuthFacts {
+    pub spf: Option<&'static str>,
+    pub dkim: Option<&'static str>,
+    pub dmarc: Option<&'static str>,
+    pub arc: Option<&'static str>,
+}
+
+/// What the rules say about one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub verdict: Verdict,
+    /// The names of the rules that applied, in the order in which they did.
+    pub rules: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// 250, and these legs in this state. Never empty for `Relay`.
+    Accept { action: Action, legs: Vec<LegPlan> },
+    /// A rule, or the lack of any, refuses: 5xx.
+    Reject(Refusal),
+    /// 4xx.
+    Defer(Refusal),
+    /// Only with unknown facts: at least one completion would accept or defer, so RCPT must take the recipient.
+    Undecided,
+}
+
+/// What becomes of the legs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Relay,
+    Quarantine { why: String },
+    Hold { why: String },
+    Discard { why: String },
+}
+
+/// One leg to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegPlan {
+    pub target: Mailbox,
+    /// The `[target]` name that it was reached by.
+    pub target_name: Option<String>,
+    pub route: String,
+    pub kind: LegKind,
+    pub on_spam: OnSpam,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegKind {
+    /// `to`: it replaces the recipient.
+    To,
+    /// `also`: a further copy.
+    Also,
+    /// The recipient itself, unchanged: it belongs to the mail host.
+    Mailbox,
+    /// postmaster@, abuse@: to the domain's `role` address.
+    Role,
+}
+
+/// What the spam bands do to a leg, from the quarantine band on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSpam {
+    Deliver,
+    Tag,
+    Quarantine,
+    Omit,
+}
