@@ -161,6 +161,7 @@ pub const TOO_MANY_RECIPIENTS: Reply =
     Reply::new(452, Enhanced(4, 5, 3), "too many recipients, send the others in a further transaction");
 pub const OK: Reply = Reply::new(250, Enhanced(2, 0, 0), "ok");
 pub const CANNOT_VERIFY: Reply = Reply::new(252, Enhanced(2, 5, 0), "cannot verify, but will take mail and try");
+pub const HELP: Reply = Reply::new(214, Enhanced(2, 0, 0), "this server takes mail as RFC 5321 says");
 pub const BYE: Reply = Reply::new(221, Enhanced(2, 0, 0), "bye");
 pub const START_DATA: Reply =
     Reply { code: 354, enhanced: None, text: Cow::Borrowed("go ahead, end with <CRLF>.<CRLF>") };
