@@ -8,3 +8,7 @@
 pub mod line;
 pub mod command;
 pub mod dot;
+pub mod receiving;
+pub mod foreign;
+pub mod settings;
+pub mod session;
