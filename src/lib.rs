@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod network;
 pub mod reply;
 pub mod envelope;
 pub mod clock;
 pub mod id;
 pub mod diagnostic;
+pub mod document;
 pub mod events;
 pub mod smtp;
 pub mod message;
