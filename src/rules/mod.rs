@@ -8,6 +8,21 @@ use std::net::IpAddr;
 use crate::address::{Mailbox, ReversePath};
 use crate::reply::Refusal;
 
+pub mod pattern;
+pub mod syntax;
+pub mod set;
+pub mod eval;
+pub mod lint;
+pub mod parse;
+pub mod explain;
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use explain::{Consideration, Considered, Explanation};
+pub use parse::{Parsed, Surroundings, parse};
+pub use set::RuleSet;
+
 /// What is known about a message for one of its recipients. [`Fact::Unknown`] where it is not there yet.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
