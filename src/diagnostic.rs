@@ -16,20 +16,24 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 pub struct Source {
     pub path: String,
     pub text: String,
+    // Invariant: the first byte of each line, ascending, from 0. Ten thousand rules are named by their lines.
+    line_starts: Vec<usize>,
 }
 
 impl Source {
     #[must_use]
     pub fn new(path: impl Into<String>, text: impl Into<String>) -> Arc<Source> {
-        Arc::new(Source { path: path.into(), text: text.into() })
+        let text = text.into();
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Arc::new(Source { path: path.into(), text, line_starts })
     }
 
     /// The line and the column (in characters) of a byte, both counted from 1.
     #[must_use]
     pub fn position(&self, byte: usize) -> (usize, usize) {
-        let before = &self.text[..self.floor(byte)];
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+        let byte = self.floor(byte);
+        let line = self.line_starts.partition_point(|start| *start <= byte);
+        (line, self.text[self.line_starts[line - 1]..byte].chars().count() + 1)
     }
 
     /// The last character boundary at or before `byte`.
@@ -170,7 +174,7 @@ fn snippet<'a>(
     kind: AnnotationKind,
     label: Option<&'a str>,
 ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    let Source { path, text } = &*place.source;
+    let Source { path, text, .. } = &*place.source;
     let start = place.source.floor(place.span.start);
     let end = place.source.floor(place.span.end).max(start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);

@@ -306,20 +306,26 @@ pub fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     ranked.filter(|(slips, _)| *slips <= slips_max).min().map(|(_, candidate)| candidate)
 }
 
-/// How many single characters must be put in, taken out or exchanged (Levenshtein).
+/// How many single characters must be put in, taken out, exchanged, or swapped with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let exchanged = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = exchanged.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // rows[i][j]: from the first i characters of `a` to the first j of `b`.
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            if i == 0 || j == 0 {
+                rows[i][j] = i + j;
+                continue;
+            }
+            let exchanged = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = exchanged.min(rows[i][j - 1] + 1).min(rows[i - 1][j] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
         }
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 /// `` `a`, `b` ``, cut at [`LISTED_MAX`].
@@ -381,7 +387,14 @@ mod tests {
 
     #[test]
     fn a_typing_error_gets_its_word() {
-        for (word, expected) in [("recipent", Some("recipient")), ("tos", Some("to")), ("zebra", None), ("", None)] {
+        for (word, expected) in [
+            ("recipent", Some("recipient")),
+            ("tos", Some("to")),
+            ("ot", Some("to")),
+            ("sendre", Some("sender")),
+            ("zebra", None),
+            ("", None),
+        ] {
             assert_eq!(nearest(word, &["recipient", "sender", "to"]), expected, "{word}");
         }
         assert_eq!(nearest(&"x".repeat(NEAREST_CHARS_MAX + 1), &["x"]), None);

@@ -2,9 +2,10 @@
 //!
 //! `rules` may hold `*` in a file name. Files that it finds are read in the order of their names.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Placed, Report, Source};
+use crate::diagnostic::{Diagnostic, Report, Source};
 use crate::rules::set::Counts;
 
 use super::raw::{self, Raw};
@@ -29,13 +30,13 @@ fn read_all(path: &Path, report: &mut Report) -> Option<Config> {
         }
     };
     let source = Source::new(path.display().to_string(), text);
-    let raw = raw::read(&source, report);
-    let raw = raw?;
+    let raw = raw::read(&source, report)?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let sources = rule_sources(&folder, &raw, report);
     let read = |rules_file: &str, name: &str| {
         let folder = Path::new(rules_file).parent().unwrap_or(Path::new("")).to_owned();
-        read_bounded(&folder.join(name))
+        let path = folder.join(name);
+        read_bounded(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let before = report.errors();
     let config = resolve(path, raw, sources, &read, report);
@@ -45,23 +46,25 @@ fn read_all(path: &Path, report: &mut Report) -> Option<Config> {
 }
 
 fn rule_sources(folder: &Path, raw: &Raw, report: &mut Report) -> Vec<RuleSource> {
-    let default = || vec![Placed { value: RULES.to_owned(), place: nowhere(folder) }];
     let mut paths: Vec<PathBuf> = Vec::new();
-    for pattern in raw.rules.as_ref().unwrap_or(&default()) {
-        match find(folder, &pattern.value) {
-            Ok(found) if found.is_empty() => {
-                let mut none = Diagnostic::warning(format!("no rules file matches `{}`", pattern.value));
-                if raw.rules.is_some() {
-                    none = none.at(&pattern.place);
-                }
-                report.add(none.help("without rules every recipient is refused"));
+    let patterns = match &raw.rules {
+        Some(written) => written.iter().map(|pattern| (pattern.value.as_str(), Some(&pattern.place))).collect(),
+        None => vec![(RULES, None)],
+    };
+    for (pattern, place) in patterns {
+        let finding = match find(folder, pattern) {
+            Ok(found) if found.is_empty() => Diagnostic::warning(format!("no rules file matches `{pattern}`"))
+                .help("without rules every recipient is refused"),
+            Ok(found) => {
+                paths.extend(found);
+                continue;
             }
-            Ok(found) => paths.extend(found),
-            Err(error) => {
-                let wrong = Diagnostic::error(format!("cannot look for `{}`: {error}", pattern.value));
-                report.add(wrong.at(&pattern.place));
-            }
-        }
+            Err(error) => Diagnostic::error(format!("cannot look for `{pattern}`: {error}")),
+        };
+        report.add(match place {
+            Some(place) => finding.at(place),
+            None => finding,
+        });
     }
     paths.sort_by(|a, b| a.file_name().cmp(&b.file_name()).then_with(|| a.cmp(b)));
     paths.dedup();
@@ -73,10 +76,6 @@ fn rule_sources(folder: &Path, raw: &Raw, report: &mut Report) -> Vec<RuleSource
         }
     }
     sources
-}
-
-fn nowhere(folder: &Path) -> crate::diagnostic::Place {
-    crate::diagnostic::Place { source: Source::new(folder.display().to_string(), ""), span: 0..0 }
 }
 
 /// The files that a path with `*` in its last part matches; a path without one must exist.
@@ -136,8 +135,6 @@ fn read_bounded(path: &Path) -> Result<String, String> {
 
 /// An address that was put into a file is a secret: whoever knows a CRM's address can open cases past us.
 fn secrets_readable_by_all(config: &Config, report: &mut Report) {
-    use std::os::unix::fs::PermissionsExt;
-
     for (name, place) in config.rules.target_files() {
         let folder = Path::new(&place.source.path).parent().unwrap_or(Path::new(""));
         let path = folder.join(name);
@@ -233,8 +230,6 @@ mod tests {
 
     #[test]
     fn a_secret_target_that_everybody_can_read_is_a_warning() {
-        use std::os::unix::fs::PermissionsExt;
-
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         std::fs::write(file("p.toml"), "hostname = 'mx.d.example'\nrules = ['r.toml']\n").unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::network::Network;
-use crate::relay::{Route, TlsMode};
+use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 
 pub mod units;
@@ -226,7 +226,7 @@ fn route(raw: &RawRoute) -> Arc<Route> {
     let default = default_route(&raw.name.value);
     let port = raw.port.unwrap_or(SMTP_PORT);
     Arc::new(Route {
-        hosts: raw.hosts.iter().flatten().map(|host| raw::with_port(&host.value, port)).collect(),
+        hosts: raw.hosts.iter().map(|h| Host { name: h.name.clone(), port: h.port.unwrap_or(port) }).collect(),
         tls: raw.tls.unwrap_or(default.tls),
         helo: raw.helo.clone(),
         source: raw.source,

@@ -10,7 +10,7 @@ use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
-use crate::relay::{Host, TlsMode};
+use crate::relay::TlsMode;
 
 use super::{ListenerTls, LogFormat, units};
 
@@ -50,8 +50,7 @@ pub struct RawListener {
 #[derive(Debug)]
 pub struct RawRoute {
     pub name: Placed<String>,
-    /// Without a port where none was written.
-    pub hosts: Option<Vec<Placed<(String, Option<u16>)>>>,
+    pub hosts: Vec<RawHost>,
     pub port: Option<u16>,
     pub tls: Option<TlsMode>,
     pub helo: Option<String>,
@@ -60,6 +59,13 @@ pub struct RawRoute {
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
     pub fallback: Option<Placed<String>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct RawHost {
+    /// A name or an address, without brackets.
+    pub name: String,
+    pub port: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -150,9 +156,9 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         ("require", TlsMode::Require),
         ("verify", TlsMode::Verify),
     ];
-    let hosts = section.take("hosts").map(|v| v.one_or_many());
+    let hosts = section.take("hosts").map(|v| v.one_or_many()).unwrap_or_default();
     let route = RawRoute {
-        hosts: hosts.map(|hosts| hosts.iter().filter_map(|v| v.parsed(host)).collect()),
+        hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
         port: section.take("port").and_then(|v| v.integer(1..=65_535)).and_then(|p| u16::try_from(p.value).ok()),
         tls: section.take("tls").and_then(|v| v.choice(&tls)).map(|tls| tls.value),
         helo: section.take("helo").and_then(|v| v.parsed(hostname)).map(|helo| helo.value.to_string()),
@@ -188,7 +194,7 @@ fn ip(text: &str) -> Result<IpAddr, &'static str> {
 }
 
 /// `name`, `name:port`, `1.2.3.4:port`, `[v6]` or `[v6]:port`.
-fn host(text: &str) -> Result<(String, Option<u16>), String> {
+fn host(text: &str) -> Result<RawHost, String> {
     let expected = || "expected `name`, `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`".to_owned();
     let (name, port) = if let Some(rest) = text.strip_prefix('[') {
         let (address, behind) = rest.split_once(']').ok_or_else(expected)?;
@@ -216,12 +222,7 @@ fn host(text: &str) -> Result<(String, Option<u16>), String> {
         Some(digits) if digits.starts_with('+') => return Err(expected()),
         Some(digits) => Some(digits.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(expected)?),
     };
-    Ok((bare.to_owned(), port))
-}
-
-/// Puts the port in where none was written.
-pub fn with_port(host: &(String, Option<u16>), port: u16) -> Host {
-    Host { name: host.0.clone(), port: host.1.unwrap_or(port) }
+    Ok(RawHost { name: bare.to_owned(), port })
 }
 
 fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
@@ -239,7 +240,12 @@ fn rate(text: &str) -> Result<u64, &'static str> {
 
 fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
     let Some(mut section) = section else { return };
-    raw.message_size = section.take("message-size").and_then(|v| v.parsed(message_size)).map(|s| s.value);
+    let message_size = section.take("message-size").and_then(|v| v.parsed(message_size));
+    if let Some(size) = message_size.as_ref().filter(|size| size.value < 64 * units::KIB) {
+        let small = Diagnostic::warning("RFC 5321 §4.5.3.1.7 wants messages of 64 KiB to be taken").at(&size.place);
+        section.document().report(small);
+    }
+    raw.message_size = message_size.map(|size| size.value);
     raw.recipients = section.take("recipients").and_then(|v| v.integer(1..=RECIPIENTS_MAX)).map(|n| n.value);
     raw.legs = section.take("legs").and_then(|v| v.integer(1..=LEGS_MAX)).map(|n| n.value);
     section.finish();
@@ -247,8 +253,7 @@ fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
 
 fn message_size(text: &str) -> Result<u64, String> {
     match units::size(text)? {
-        // RFC 5321 §4.5.3.1.7.
-        octets if octets < 64 * units::KIB => Err("expected at least `64KiB`".to_owned()),
+        octets if octets < units::KIB => Err("expected at least `1KiB`".to_owned()),
         octets if octets > units::GIB => Err("expected at most `1GiB`".to_owned()),
         octets => Ok(octets),
     }
@@ -274,7 +279,7 @@ fn queue(section: Option<Section<'_>>, raw: &mut Raw) {
 fn retry_wait(text: &str) -> Result<Duration, String> {
     match units::duration(text)? {
         // Without a pause a dead target would be dialled without end.
-        wait if wait < Duration::from_secs(1) => Err("expected at least `1s`".to_owned()),
+        wait if wait < RETRY_WAIT_MIN => Err("expected at least `100ms`".to_owned()),
         wait => Ok(wait),
     }
 }
@@ -359,6 +364,8 @@ const CONCURRENCY_MAX: u64 = 1_000;
 const RECIPIENTS_MAX: u64 = 10_000;
 /// A leg's number is 16 bits.
 const LEGS_MAX: u64 = 10_000;
+/// Shorter than this is a loop, not a retry.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
 /// A day of minutes would be 1,440; nobody writes more than a handful.
 const RETRY_STEPS_MAX: usize = 100;
 
@@ -377,7 +384,7 @@ mod tests {
             ("[::1]:65535", "::1", Some(65_535)),
             ("[2001:db8::1]", "2001:db8::1", None),
         ] {
-            assert_eq!(host(text), Ok((name.to_owned(), port)), "{text}");
+            assert_eq!(host(text), Ok(RawHost { name: name.to_owned(), port }), "{text}");
         }
         for text in [
             "",
@@ -400,7 +407,7 @@ mod tests {
 
     #[test]
     fn message_sizes_at_their_limits_and_one_past_them() {
-        for (text, ok) in [("64KiB", true), ("65535B", false), ("1GiB", true), ("1073741825B", false)] {
+        for (text, ok) in [("1KiB", true), ("1023B", false), ("1GiB", true), ("1073741825B", false)] {
             assert_eq!(message_size(text).is_ok(), ok, "{text}");
         }
     }

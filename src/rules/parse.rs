@@ -289,7 +289,7 @@ impl Resolver<'_> {
         let goes = body.to.is_some() || !body.also.is_empty() || body.route.is_some();
         let refuses = body.reject.is_some() || body.defer.is_some();
         let stays = body.quarantine.is_some() || body.hold.is_some() || body.discard.is_some();
-        if !continues && !(goes || refuses || stays) {
+        if !(continues || goes || refuses || stays) {
             let silent =
                 Diagnostic::error(format!("`{}` ends the search and does not say where the mail goes", name.value));
             let silent = silent
