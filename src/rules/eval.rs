@@ -265,6 +265,9 @@ impl RuleSet {
         } else if let Some(target) = domain.role.as_ref().filter(|_| is_role(subject, domain)) {
             // Also where a rule ended the search without a word about where to: a role address is never left out.
             Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver))
+        } else if let Some(target) = self.parked(subject, domain).filter(|_| route.is_none() && copies.is_empty()) {
+            let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
+            Some(self.leg(target, LegKind::To, target.route.as_deref(), on_spam))
         } else {
             // Nothing replaced the recipient: it goes on as it is where it has a place to go.
             let route = route.or(domain.mailboxes.as_deref());
@@ -280,6 +283,12 @@ impl RuleSet {
             }
         }
         legs
+    }
+
+    /// Where a message goes if it is released that a rule quarantined, held or discarded without saying where to: its
+    /// alias's or catch-all's target, as if that rule had not been. Nothing else of them applies.
+    fn parked<'r>(&'r self, subject: &Subject<'_>, domain: &'r OurDomain) -> Option<&'r Target> {
+        self.alias(subject, domain.plus_strip).or(domain.catch_all.as_ref())?.then.to.as_ref()
     }
 
     /// `route` is what the target, or for `to` the rule, says.

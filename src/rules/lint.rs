@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::address::{Domain, Mailbox};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report};
 
 use super::OnSpam;
@@ -34,34 +35,54 @@ fn patterns(file: &RuleFile, report: &mut Report) {
 
 /// What comes behind a rule that ends the search for certain never applies.
 fn unreachable(file: &RuleFile, report: &mut Report) {
-    let mut ends_all: Option<&RuleEntry> = None;
-    let mut ends_address: HashMap<String, &Place> = HashMap::new();
+    let mut ended = Ended::default();
     for rule in &file.rules {
         let addresses = rule.when.recipient.as_deref().unwrap_or_default();
-        let covered = addresses.iter().filter_map(|address| ends_address.get(&address.value.key()));
-        let all_covered = !addresses.is_empty() && covered.clone().count() == addresses.len();
-        let ended_at = ends_all.map(|rule| &rule.name.place).or(covered.copied().next().filter(|_| all_covered));
-        if let Some(place) = ended_at {
+        let ends: Vec<&Place> = addresses.iter().filter_map(|address| ended.before(&address.value)).collect();
+        let all = !addresses.is_empty() && ends.len() == addresses.len();
+        if let Some(place) = ended.everywhere.or(ends.first().copied().filter(|_| all)) {
             report.add(never(&rule.name, place));
         }
-        if rule.continues {
-            continue;
-        }
-        if conditions(&rule.when) == 0 {
-            ends_all = ends_all.or(Some(rule));
-        }
-        if conditions(&rule.when) == 1 {
-            addresses.iter().for_each(|address| {
-                ends_address.entry(address.value.key()).or_insert(&rule.name.place);
-            });
+        if !rule.continues {
+            ended.add(rule);
         }
     }
     for alias in &file.aliases {
-        let key = alias.address.value.key();
-        let ended_at = ends_all.map(|rule| &rule.name.place).or(ends_address.get(&key).copied());
-        if let Some(place) = ended_at {
-            report.add(never(&Placed { value: key, place: alias.address.place.clone() }, place));
+        if let Some(place) = ended.before(&alias.address.value) {
+            let name = Placed { value: alias.address.value.key(), place: alias.address.place.clone() };
+            report.add(never(&name, place));
         }
+    }
+}
+
+/// The rules that end the search whatever the message is: those with no condition, or with one on the recipient alone.
+#[derive(Default)]
+struct Ended<'f> {
+    everywhere: Option<&'f Place>,
+    domains: HashMap<&'f Domain, &'f Place>,
+    addresses: HashMap<String, &'f Place>,
+}
+
+impl<'f> Ended<'f> {
+    fn add(&mut self, rule: &'f RuleEntry) {
+        let place = &rule.name.place;
+        match conditions(&rule.when) {
+            0 => self.everywhere = self.everywhere.or(Some(place)),
+            1 => {
+                for domain in rule.when.recipient_domain.iter().flatten() {
+                    self.domains.entry(&domain.value).or_insert(place);
+                }
+                for address in rule.when.recipient.iter().flatten() {
+                    self.addresses.entry(address.value.key()).or_insert(place);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn before(&self, address: &Mailbox) -> Option<&'f Place> {
+        let by_address = || self.addresses.get(&address.key()).copied();
+        self.everywhere.or_else(|| self.domains.get(address.domain()).copied()).or_else(by_address)
     }
 }
 

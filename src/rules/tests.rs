@@ -232,8 +232,10 @@ fn a_quarantined_held_or_discarded_message_has_its_legs() {
     );
     let leg = "to case@crm.example crm quarantine";
     expect(&set, "a@d.example", "spf=fail", &format!("q, a@d.example | quarantine {{ why: \"spf\" }} | {leg}"));
-    let leg = "mailbox a@d.example default quarantine";
+    // The search ended before the alias; its target alone is kept, so that a release has somewhere to go.
     expect(&set, "a@d.example", "sender=<>", &format!("x | discard {{ why: \"null\" }} | {leg}"));
+    let leg = "mailbox b@d.example default quarantine";
+    expect(&set, "b@d.example", "sender=<>", &format!("x | discard {{ why: \"null\" }} | {leg}"));
 }
 
 #[test]
