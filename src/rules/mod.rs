@@ -13,10 +13,10 @@ pub mod pattern;
 pub mod syntax;
 pub mod set;
 pub mod eval;
-pub mod lint;
+mod lint;
 pub mod parse;
 pub mod explain;
-pub mod testing;
+mod testing;
 #[cfg(test)]
 mod tests;
 
