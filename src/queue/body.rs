@@ -415,12 +415,7 @@ impl BodyReader {
     }
 }
 
-fn read_chunk(
-    open: Option<Arc<File>>,
-    path: &Path,
-    at: u64,
-    wanted: usize,
-) -> Result<(Arc<File>, Bytes), StoreError> {
+fn read_chunk(open: Option<Arc<File>>, path: &Path, at: u64, wanted: usize) -> Result<(Arc<File>, Bytes), StoreError> {
     let read = || {
         let file = match open {
             Some(file) => file,

@@ -58,6 +58,12 @@ impl State {
         matches!(self, State::Queued | State::Held | State::Quarantined)
     }
 
+    /// Whether a leg in this state goes on by itself when it is due. Quarantine ends by an operator or by retention.
+    #[must_use]
+    pub fn can_be_due(self) -> bool {
+        matches!(self, State::Queued | State::Held)
+    }
+
     /// The word in tables, logs, metrics and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {

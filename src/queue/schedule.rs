@@ -90,8 +90,7 @@ mod tests {
     fn waits_follow_the_attempts_and_the_last_repeats() {
         let retry = [MINUTE, 5 * MINUTE, HOUR];
         let wait = |attempts| next(&retry, attempts, Timestamp(0), 0.0).since(Timestamp(0));
-        for (attempts, expected) in
-            [(0, MINUTE), (1, MINUTE), (2, 5 * MINUTE), (3, HOUR), (4, HOUR), (u32::MAX, HOUR)]
+        for (attempts, expected) in [(0, MINUTE), (1, MINUTE), (2, 5 * MINUTE), (3, HOUR), (4, HOUR), (u32::MAX, HOUR)]
         {
             assert_eq!(wait(attempts), expected, "{attempts} attempts");
         }

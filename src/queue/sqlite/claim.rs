@@ -32,8 +32,9 @@ impl Work for Claim {
         for found in self.due_legs(group)? {
             match found.leg {
                 Ok(leg) => {
-                    let mut own =
-                        group.db.prepare_cached("UPDATE leg SET owner = ?3, epoch = ?4 WHERE message = ?1 AND n = ?2")?;
+                    let mut own = group
+                        .db
+                        .prepare_cached("UPDATE leg SET owner = ?3, epoch = ?4 WHERE message = ?1 AND n = ?2")?;
                     own.execute(params![leg.id.message.0, leg.id.n, group.node.id, leg.epoch as i64])?;
                     claimed.push(leg);
                 }
@@ -124,13 +125,7 @@ fn broken(column: &str, what: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("{column}: {what}").into())
 }
 
-fn hold_damaged(
-    group: &mut Group<'_>,
-    id: LegId,
-    route: &str,
-    was: State,
-    damage: &str,
-) -> rusqlite::Result<()> {
+fn hold_damaged(group: &mut Group<'_>, id: LegId, route: &str, was: State, damage: &str) -> rusqlite::Result<()> {
     let mut hold = group.db.prepare_cached(
         "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = NULL WHERE message = ?1 AND n = ?2",
     )?;

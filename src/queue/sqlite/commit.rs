@@ -85,12 +85,7 @@ pub(super) fn insert(
     Ok(duplicates)
 }
 
-fn insert_message(
-    group: &Group<'_>,
-    message: &NewMessage,
-    legs: usize,
-    cause: Option<LegId>,
-) -> rusqlite::Result<()> {
+fn insert_message(group: &Group<'_>, message: &NewMessage, legs: usize, cause: Option<LegId>) -> rusqlite::Result<()> {
     let mut insert = group.db.prepare_cached(
         "INSERT INTO message (id, received, listener, client, ptr, helo, protocol, sender, body_type, smtputf8, size,
              header_from, subject, message_id, prefix, facts, rules_hash, legs, cause)
@@ -143,7 +138,7 @@ pub(super) fn insert_leg(
 ) -> rusqlite::Result<()> {
     let (state, reason) = if duplicate { (State::Duplicate, Reason::Duplicate) } else { (leg.state, leg.reason) };
     let owned = leg.handed_over && state == State::Queued;
-    let due = if state.is_open() { leg.due } else { None };
+    let due = leg.due.filter(|_| state.can_be_due());
     let mut insert = group.db.prepare_cached(
         "INSERT INTO leg (message, n, alias, target, target_name, route, sender, state, reason, detail, due, ended,
              owner, epoch, attempts, prefix, cuts, rules, dedupe)
@@ -196,12 +191,7 @@ fn is_duplicate(
         Some(State::Queued | State::Held) => true,
         Some(State::Delivered) => now.since(Timestamp(ended.unwrap_or(0))) < key.window,
         Some(
-            State::Quarantined
-            | State::Bounced
-            | State::Expired
-            | State::Duplicate
-            | State::Omitted
-            | State::Discarded,
+            State::Quarantined | State::Bounced | State::Expired | State::Duplicate | State::Omitted | State::Discarded,
         )
         | None => false,
     });

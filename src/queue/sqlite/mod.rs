@@ -468,17 +468,7 @@ fn assemble(
             let (body_reader, questions) = (Arc::new(reader()?), reader()?);
             let line = Line::Inline(Mutex::new(writer));
             let (lives, threads) = (Vec::new(), Vec::new());
-            Ok(SqliteStore {
-                line,
-                node,
-                shared,
-                bodies,
-                body_reader,
-                questions,
-                _lives: lives,
-                threads,
-                _lock: lock,
-            })
+            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, _lives: lives, threads, _lock: lock })
         }
         Mode::Threaded => {
             let (body_reader, body_life) = Reader::threaded(path, "queue-bodies").map_err(fault)?;

@@ -87,9 +87,7 @@ impl Operation {
 
     fn applies_to(&self, leg: &LegRow) -> bool {
         match self {
-            Operation::Retry => {
-                leg.state == State::Queued || (leg.state == State::Held && leg.due.is_some())
-            }
+            Operation::Retry => leg.state == State::Queued || (leg.state == State::Held && leg.due.is_some()),
             Operation::Release => matches!(leg.state, State::Held | State::Quarantined),
             Operation::Deny => leg.state == State::Quarantined,
             Operation::Hold
@@ -210,7 +208,7 @@ impl Operate {
             to.state.as_str(),
             to.reason.as_str(),
             to.detail,
-            to.due.filter(|_| open).map(|due| due.0),
+            to.due.filter(|_| to.state.can_be_due()).map(|due| due.0),
             (!open).then_some(self.at.0),
             to.target,
             to.target_name,
@@ -232,9 +230,8 @@ impl Operate {
     }
 
     fn record(&self, group: &Group<'_>, id: LegId, from: &LegRow, to: &Moved) -> rusqlite::Result<()> {
-        let mut count = group
-            .db
-            .prepare_cached("SELECT max(number) FROM action WHERE message = ?1 AND n = ?2 AND at = ?3")?;
+        let mut count =
+            group.db.prepare_cached("SELECT max(number) FROM action WHERE message = ?1 AND n = ?2 AND at = ?3")?;
         let last: Option<Option<i64>> =
             count.query_row(params![id.message.0, id.n, self.at.0], |row| row.get(0)).optional()?;
         let detail = format!("{} {} -> {} {}", from.state, from.target, to.state, to.target);

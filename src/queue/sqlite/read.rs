@@ -215,8 +215,7 @@ pub(super) fn balance(db: &Connection, bodies: &Path) -> rusqlite::Result<Balanc
     let mut miscounted = tx.prepare(&format!(
         "SELECT id FROM message WHERE legs <> (SELECT count(*) FROM leg WHERE leg.message = id) LIMIT {LISTED_MAX}"
     ))?;
-    balance.miscounted =
-        miscounted.query_map([], |row| row.get(0).map(MessageId))?.collect::<rusqlite::Result<_>>()?;
+    balance.miscounted = miscounted.query_map([], |row| row.get(0).map(MessageId))?.collect::<rusqlite::Result<_>>()?;
     let mut open = tx.prepare(
         "SELECT leg.message, leg.n, body.id IS NOT NULL, body.file FROM leg LEFT JOIN body ON body.id = leg.message
          WHERE leg.ended IS NULL",

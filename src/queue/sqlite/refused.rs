@@ -114,15 +114,7 @@ fn write(db: &mut Connection, refused: &VecDeque<Refused>) -> rusqlite::Result<(
         )?;
         for one in refused {
             let client = one.client.to_string();
-            insert.execute(params![
-                one.at.0,
-                one.listener,
-                client,
-                one.helo,
-                one.sender,
-                one.recipient,
-                one.reply
-            ])?;
+            insert.execute(params![one.at.0, one.listener, client, one.helo, one.sender, one.recipient, one.reply])?;
         }
         let mut drop_oldest =
             tx.prepare_cached("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?1")?;

@@ -307,7 +307,6 @@ pub(super) fn ranges_from_json(json: Option<String>) -> Option<Vec<Range<u64>>> 
     Some(pairs.into_iter().map(|[from, to]| from..to).collect())
 }
 
-
 /// Rows that one question gives back at the most: about 10 MiB.
 pub const ROWS_MAX: usize = 10_000;
 

@@ -26,9 +26,6 @@ pub(super) enum SchemaError {
 pub(super) fn open_writer(path: &Path, synchronous: &str) -> Result<Connection, SchemaError> {
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_WAIT)?;
-    // Both only take effect before the first table exists.
-    db.pragma_update(None, "page_size", PAGE_SIZE)?;
-    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let empty: bool = db.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
@@ -37,6 +34,12 @@ pub(super) fn open_writer(path: &Path, synchronous: &str) -> Result<Connection, 
     }
     if version > VERSION {
         return Err(SchemaError::Newer(version));
+    }
+    // Up to here nothing was written: what is not ours is left as it is.
+    if empty {
+        // Both only take effect before the first table exists.
+        db.pragma_update(None, "page_size", PAGE_SIZE)?;
+        db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", synchronous)?;

@@ -74,7 +74,7 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
          WHERE message = ?1 AND n = ?2",
     )?;
     let (message, n, state, reason) = (to.leg.message.0, to.leg.n, to.state.as_str(), to.reason.as_str());
-    let due = to.due.filter(|_| open).map(|due| due.0);
+    let due = to.due.filter(|_| to.state.can_be_due()).map(|due| due.0);
     let ended = (!open).then_some(to.at.0);
     let dsn = to.dsn.map(|dsn| dsn.as_str());
     match &to.attempt {
@@ -208,8 +208,7 @@ impl Work for Release {
              WHERE message = ?1 AND n = ?2 AND owner = ?3 AND epoch = ?4 AND ended IS NULL RETURNING route",
         )?;
         for leg in &self.legs {
-            let key =
-                params![leg.message.0, leg.n, group.node.id, group.node.epoch as i64, self.due.map(|due| due.0)];
+            let key = params![leg.message.0, leg.n, group.node.id, group.node.epoch as i64, self.due.map(|due| due.0)];
             let route: Option<String> = update.query_row(key, |row| row.get(0)).optional()?;
             if let (Some(route), None) = (route, self.due) {
                 // Given back because nobody took it: somebody should.

@@ -341,7 +341,7 @@ fn what_is_no_queue_of_ours_is_refused_and_left_alone() {
         prepare(&path);
         let before = std::fs::read(&path).unwrap();
         let error = SqliteStore::open(dir.path(), options(Mode::Inline)).unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert!(std::fs::read(&path).unwrap() == before, "{error}");
         error.to_string()
     };
     let sql = |sql: &'static str| move |path: &Path| Connection::open(path).unwrap().execute_batch(sql).unwrap();
@@ -435,10 +435,8 @@ async fn what_an_outcome_causes_is_written_with_it() {
     let legs = store.commit(message(1), vec![handed_over(1)]).await.unwrap().take_legs();
     let mut to = settlement(&legs[0], State::Bounced);
     to.dsn = Some(crate::queue::Dsn::Sent);
-    to.follow_ups = vec![
-        FollowUp::Message(Box::new(message(2)), vec![leg(1)]),
-        FollowUp::Leg(Box::new(handed_over(9))),
-    ];
+    to.follow_ups =
+        vec![FollowUp::Message(Box::new(message(2)), vec![leg(1)]), FollowUp::Leg(Box::new(handed_over(9)))];
     assert_eq!(store.settle(vec![to]).await.unwrap(), [Settled::Done]);
     let first = store.message(MessageId(1)).await.unwrap().unwrap();
     assert_eq!(first.legs.iter().map(|leg| leg.id.n).collect::<Vec<_>>(), [1, 2]);
@@ -458,7 +456,8 @@ async fn a_redirected_leg_keeps_its_id_and_lists_both_targets() {
         route: "fallback".into(),
         sender: crate::address::ReversePath::Null,
     };
-    let to = Settlement { due: Some(Timestamp(2_000)), follow_ups: vec![redirect], ..settlement(&legs[0], State::Queued) };
+    let to =
+        Settlement { due: Some(Timestamp(2_000)), follow_ups: vec![redirect], ..settlement(&legs[0], State::Queued) };
     assert_eq!(store.settle(vec![to]).await.unwrap(), [Settled::Done]);
     let again = store.claim("fallback", NOW, 10).await.unwrap();
     assert_eq!((again[0].id, again[0].target.as_str()), (legs[0].id, "fallback@crm.example"));
@@ -588,4 +587,30 @@ async fn whatever_happens_the_ledger_balances() {
             store.assert_balance().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_share_groups_and_nothing_is_lost() {
+    let rounds: i64 = std::env::var("POINTSMAN_STORE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let store = Arc::new(Fixture::new(Mode::Threaded));
+    let clock = SystemClock::new();
+    let writers = (0..32_i64).map(|writer| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for round in 0..rounds {
+                let body = store.write_all(4096).await;
+                let new = NewMessage { body, facts: "x".repeat(300), ..message(1 + round * 32 + writer) };
+                let mut queued = store.commit(new, vec![handed_over(1)]).await.unwrap();
+                let legs = queued.take_legs();
+                assert_eq!(store.settle_one(&legs[0], State::Delivered).await, Settled::Done);
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let (messages, took) = (rounds * 32, clock.monotonic());
+    println!("{messages} messages committed and settled in {took:?}: {:.0}/s", messages as f64 / took.as_secs_f64());
+    store.assert_balance().await;
+    assert_eq!(store.balance().await.unwrap().messages, messages);
 }

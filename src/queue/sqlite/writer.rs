@@ -92,12 +92,9 @@ pub(super) fn open_index(state: State) -> Option<usize> {
         State::Queued => Some(0),
         State::Held => Some(1),
         State::Quarantined => Some(2),
-        State::Delivered
-        | State::Bounced
-        | State::Expired
-        | State::Duplicate
-        | State::Omitted
-        | State::Discarded => None,
+        State::Delivered | State::Bounced | State::Expired | State::Duplicate | State::Omitted | State::Discarded => {
+            None
+        }
     }
 }
 
