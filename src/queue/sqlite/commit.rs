@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::Keep;
-use crate::queue::sqlite::GiveBackTo;
 use crate::queue::sqlite::rows::{json_list, ranges_to_json};
+use crate::queue::sqlite::shared::GiveBackTo;
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::{DedupeKey, NewLeg, NewMessage, OwnedLeg, Queued, Reason, State};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use crate::queue::sqlite::Shared;
+use crate::queue::sqlite::shared::Shared;
 use crate::queue::sqlite::sweep::Sweep;
 use crate::queue::sqlite::writer::{Job, ask};
 

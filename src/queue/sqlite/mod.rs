@@ -17,12 +17,12 @@
 //!
 //! A row of 3, 4 or 5 is acknowledged by a 250 only after its commit was synced.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,11 +35,12 @@ use crate::id::{LegId, MessageId};
 use crate::queue::body::{self, Bodies, BodyRows, BodyWriter, StoredBody};
 use crate::queue::budget::Budget;
 use crate::queue::{
-    Answer, GiveBack, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
+    Answer, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
 };
 
 mod schema;
 mod ground;
+mod shared;
 mod writer;
 mod rows;
 mod commit;
@@ -49,12 +50,14 @@ mod operate;
 mod sweep;
 mod refused;
 mod read;
+mod read_only;
 mod housekeeper;
 #[cfg(test)]
 mod tests;
 
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
+pub use read_only::ReadOnly;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, ROWS_MAX};
 
 use claim::Claim;
@@ -62,11 +65,11 @@ use commit::Commit;
 use ground::Ground;
 use operate::Operate;
 use read::{Reader, ReaderLife};
-use refused::RefusedLog;
 use schema::SchemaError;
 use settle::{Release, Settle};
-use sweep::{Cursor, Sweep};
-use writer::{Effects, JOBS_MAX, Job, OPEN_STATES, Work, Writer, ask, open_index};
+use shared::Shared;
+use sweep::Sweep;
+use writer::{JOBS_MAX, Job, Work, Writer, ask, open_index};
 
 /// How a store is opened.
 pub struct Options {
@@ -161,94 +164,6 @@ struct Node {
     epoch: u64,
 }
 
-/// What the writer, the housekeeper and the store's callers share.
-struct Shared {
-    clock: Arc<dyn Clock>,
-    observer: Arc<dyn Observer>,
-    retention: Retention,
-    min_free: u64,
-    ground: Ground,
-    ready: AtomicBool,
-    /// More than `min_free` was free when somebody last looked.
-    has_space: AtomicBool,
-    free_bytes: AtomicU64,
-    /// Pages in the write-ahead log when somebody last looked.
-    log_pages: AtomicU64,
-    gauges: Mutex<HashMap<String, [i64; OPEN_STATES]>>,
-    /// Legs whose holder is gone; they are released at the next opportunity.
-    orphans: Mutex<Vec<LegId>>,
-    cursor: Mutex<Cursor>,
-    refused: RefusedLog,
-}
-
-impl Shared {
-    fn committed(&self, took: Duration, effects: &Effects) {
-        effects.apply_open(&mut self.gauges.lock().expect(NO_PANIC));
-        if effects.messages > 0 {
-            self.observer.committed(took, usize::try_from(effects.messages).unwrap_or(0));
-        }
-        self.ground.unlink(&effects.unlink);
-        for route in &effects.due {
-            self.observer.due(route);
-        }
-    }
-
-    fn take_back(&self, legs: Vec<LegId>) {
-        if !legs.is_empty() {
-            self.orphans.lock().expect(NO_PANIC).extend(legs);
-        }
-    }
-
-    /// What is to be released, if anything.
-    fn orphans(&self) -> Option<Release> {
-        let mut orphans = self.orphans.lock().expect(NO_PANIC);
-        (!orphans.is_empty()).then(|| Release { legs: std::mem::take(&mut *orphans), due: None })
-    }
-
-    fn set_ready(&self, ready: bool) {
-        if self.ready.swap(ready, Ordering::Relaxed) != ready {
-            self.observer.ready(ready);
-        }
-    }
-
-    fn set_gauges(&self, gauges: HashMap<String, [i64; OPEN_STATES]>) {
-        *self.gauges.lock().expect(NO_PANIC) = gauges;
-    }
-
-    fn set_log_pages(&self, pages: u64) {
-        self.log_pages.store(pages, Ordering::Relaxed);
-    }
-
-    fn log_is_long(&self) -> bool {
-        self.log_pages.load(Ordering::Relaxed) * schema::PAGE_SIZE as u64 > LOG_BYTES_MAX
-    }
-
-    fn cursor(&self) -> Cursor {
-        *self.cursor.lock().expect(NO_PANIC)
-    }
-
-    fn set_cursor(&self, cursor: Cursor) {
-        *self.cursor.lock().expect(NO_PANIC) = cursor;
-    }
-
-    fn look_at_space(&self) {
-        // Where even this cannot be asked, the commits will say what is wrong.
-        if let Ok(free) = self.ground.free_bytes() {
-            self.free_bytes.store(free, Ordering::Relaxed);
-            self.has_space.store(free > self.min_free, Ordering::Relaxed);
-        }
-    }
-}
-
-/// The way back into the store for legs whose holder is gone.
-struct GiveBackTo(Arc<Shared>);
-
-impl GiveBack for GiveBackTo {
-    fn give_back(&self, legs: Vec<LegId>) {
-        self.0.take_back(legs);
-    }
-}
-
 /// The store. Dropping it finishes what waits, then ends its threads and its lock.
 pub struct SqliteStore {
     line: Line,
@@ -265,7 +180,7 @@ pub struct SqliteStore {
 
 enum Line {
     Threaded(mpsc::Sender<Box<dyn Job>>),
-    Inline(Mutex<Writer>),
+    Inline(Box<Mutex<Writer>>),
     /// Only while it is dropped.
     Closed,
 }
@@ -289,7 +204,7 @@ impl SqliteStore {
         let named = body_files(&db).map_err(fault)?;
         let swept = ground.sweep_bodies(&named);
         swept.map_err(|source| OpenError::Directory { path: ground.bodies(), source })?;
-        let shared = Arc::new(share(&options, ground));
+        let shared = Arc::new(Shared::new(&options, ground));
         shared.look_at_space();
         let writer = Writer::new(db, path.clone(), synchronous, node.clone(), Arc::clone(&shared)).map_err(fault)?;
         assemble(options.mode, &path, writer, node, shared, lock)
@@ -297,13 +212,7 @@ impl SqliteStore {
 
     /// Opens the queue for questions without a daemon; also beside a running one.
     pub fn open_read_only(dir: &Path) -> Result<ReadOnly, OpenError> {
-        let ground = Ground { dir: dir.to_owned() };
-        let path = ground.database();
-        if !path.exists() {
-            return Err(OpenError::Missing { path: dir.to_owned() });
-        }
-        let reader = Reader::inline(&path).map_err(|error| open_error(&path, SchemaError::Sqlite(error)))?;
-        Ok(ReadOnly { reader: Arc::new(reader), refused: RefusedLog::open_read_only(&ground.refused()), ground })
+        ReadOnly::open(dir)
     }
 
     /// The largest id that the queue knows, for [`crate::id::Ids::after`].
@@ -433,24 +342,6 @@ impl SqliteStore {
     }
 }
 
-fn share(options: &Options, ground: Ground) -> Shared {
-    Shared {
-        clock: Arc::clone(&options.clock),
-        observer: Arc::clone(&options.observer),
-        retention: options.retention,
-        min_free: options.min_free,
-        ready: AtomicBool::new(true),
-        has_space: AtomicBool::new(true),
-        free_bytes: AtomicU64::new(0),
-        log_pages: AtomicU64::new(0),
-        gauges: Mutex::default(),
-        orphans: Mutex::default(),
-        cursor: Mutex::default(),
-        refused: RefusedLog::open(&ground.refused()),
-        ground,
-    }
-}
-
 fn assemble(
     mode: Mode,
     path: &Path,
@@ -466,7 +357,7 @@ fn assemble(
         Mode::Inline => {
             let reader = || Reader::inline(path).map_err(|error| fault(SchemaError::Sqlite(error)));
             let (body_reader, questions) = (Arc::new(reader()?), reader()?);
-            let line = Line::Inline(Mutex::new(writer));
+            let line = Line::Inline(Box::new(Mutex::new(writer)));
             let (lives, threads) = (Vec::new(), Vec::new());
             Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, _lives: lives, threads, _lock: lock })
         }
@@ -553,49 +444,6 @@ impl Store for SqliteStore {
     }
 }
 
-/// The queue for questions alone. Its answers are ready at once: it reads on the calling thread.
-#[derive(Debug)]
-pub struct ReadOnly {
-    reader: Arc<Reader>,
-    refused: RefusedLog,
-    ground: Ground,
-}
-
-impl ReadOnly {
-    /// See [`SqliteStore::query`].
-    pub async fn query(&self, filter: Filter) -> Result<Vec<LegRow>, StoreError> {
-        self.reader.ask(move |db| rows::legs(db, &filter)).await
-    }
-
-    /// See [`SqliteStore::message`].
-    pub async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
-        self.reader.ask(move |db| read::message(db, id)).await
-    }
-
-    /// See [`SqliteStore::body`].
-    pub async fn body(&self, id: MessageId) -> Result<Option<StoredBody>, StoreError> {
-        let (bodies, rows) = (self.ground.bodies(), Arc::clone(&self.reader) as Arc<dyn BodyRows>);
-        self.reader.ask(move |db| read::body(db, id, &bodies, &rows)).await
-    }
-
-    /// See [`SqliteStore::balance`].
-    pub async fn balance(&self) -> Result<Balance, StoreError> {
-        let bodies = self.ground.bodies();
-        self.reader.ask(move |db| read::balance(db, &bodies)).await
-    }
-
-    /// See [`SqliteStore::refused`].
-    pub fn refused(
-        &self,
-        recipient: Option<&str>,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<Refused>, StoreError> {
-        let list = self.refused.list(recipient, since, limit);
-        list.map_err(|error| StoreError::Read(error.to_string().into()))
-    }
-}
-
 /// Counts this start of the node and frees what the last one had in flight.
 fn begin_epoch(db: &Connection, node: &str) -> rusqlite::Result<u64> {
     let tx = db.unchecked_transaction()?;
@@ -615,5 +463,3 @@ fn body_files(db: &Connection) -> rusqlite::Result<HashSet<String>> {
 }
 
 const NO_PANIC: &str = "no code panics while it holds this lock";
-// Above it the writer begins the log anew itself; a longer log makes every read and the next start slower.
-const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;

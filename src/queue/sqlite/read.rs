@@ -1,6 +1,6 @@
 //! Questions: they run on connections of their own that cannot write, never in the writer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Timestamp;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::{BodyRows, StoredBody, damaged};
-use crate::queue::sqlite::rows::{ActionRow, AttemptRow, Filter, MessageRow, attempt_row, legs};
+use crate::queue::sqlite::rows::{ActionRow, AttemptRow, Filter, MessageRow, Order, attempt_row, legs};
 use crate::queue::sqlite::{claim, schema};
 use crate::queue::{Answer, State, StoreError};
 
@@ -87,7 +87,7 @@ impl BodyRows for Reader {
 pub(super) fn message(db: &Connection, id: MessageId) -> rusqlite::Result<Option<MessageRow>> {
     let mut question = db.prepare_cached("SELECT * FROM message WHERE id = ?1")?;
     let Some(mut message) = question.query_row([id.0], message_row).optional()? else { return Ok(None) };
-    let order = crate::queue::sqlite::rows::Order::OldestFirst;
+    let order = Order::OldestFirst;
     message.legs = legs(db, &Filter { message: Some(id), order, ..Filter::default() })?;
     let mut attempts = db.prepare_cached("SELECT * FROM attempt WHERE message = ?1 ORDER BY n, number")?;
     message.attempts = attempts
@@ -147,7 +147,7 @@ fn leg_id(text: &str) -> Option<LegId> {
 pub(super) fn body(
     db: &Connection,
     id: MessageId,
-    bodies: &PathBuf,
+    bodies: &Path,
     rows: &Arc<dyn BodyRows>,
 ) -> rusqlite::Result<Option<StoredBody>> {
     let mut question = db.prepare_cached(

@@ -87,7 +87,7 @@ const CACHE_KIB: i64 = 8 * 1024;
 // More than there are different statements.
 const STATEMENTS_MAX: usize = 128;
 // Only a checkpoint or an administrator's shell can be in the way.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
 // About two seconds of reading.
 const CHECKED_BYTES_MAX: i64 = 512 * 1024 * 1024;
 

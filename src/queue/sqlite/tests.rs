@@ -1,5 +1,7 @@
 //! The store on a real SQLite in a temporary directory: every state of the table in `mod.rs`, stopped and reopened.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::clock::SystemClock;
 use crate::id::Chance;

@@ -12,12 +12,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::id::{LegId, MessageId};
-use crate::queue::sqlite::{Node, Shared, schema};
+use crate::queue::sqlite::shared::Shared;
+use crate::queue::sqlite::{Node, schema};
 use crate::queue::{State, StoreError};
 
 /// One thing to do inside a transaction. It may run twice, since a group that failed is tried again piece by piece.
@@ -114,8 +116,10 @@ pub(super) struct Asked<W: Work> {
     reply: oneshot::Sender<Result<W::Output, StoreError>>,
 }
 
+pub(super) type Reply<W> = oneshot::Receiver<Result<<W as Work>::Output, StoreError>>;
+
 /// Wraps work; its answer arrives at the receiver.
-pub(super) fn ask<W: Work>(work: W) -> (Box<dyn Job>, oneshot::Receiver<Result<W::Output, StoreError>>) {
+pub(super) fn ask<W: Work>(work: W) -> (Box<dyn Job>, Reply<W>) {
     let (reply, answer) = oneshot::channel();
     (Box::new(Asked { work, output: None, reply }), answer)
 }
@@ -288,8 +292,10 @@ impl Writer {
             return;
         }
         if let Some(db) = &self.db {
-            // Busy: a long question reads from the log. The next group tries again.
+            // Busy: a long question reads from the log. The housekeeper's next look at it makes us try again.
+            let _ = db.busy_timeout(RESTART_WAIT);
             let _ = db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            let _ = db.busy_timeout(schema::BUSY_WAIT);
             self.shared.set_log_pages(0);
         }
     }
@@ -363,6 +369,8 @@ fn fault_of(error: &rusqlite::Error) -> Fault {
     }
 }
 
+// What a long question may cost the commits that wait meanwhile, four times a second at the most.
+const RESTART_WAIT: Duration = Duration::from_millis(50);
 /// Work that may wait for the writer; who finds no place waits for one.
 pub(super) const JOBS_MAX: usize = 1024;
 // A group's bodies are at most 16 MiB, and its answers do not wait for much more than one sync.
