@@ -13,13 +13,25 @@ use crate::reply::DeliveryProof;
 const NOW: Timestamp = Timestamp(10_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// A wall clock that stands near the fixtures' times, so that the housekeeper finds nothing old.
+struct StandingClock(SystemClock);
+
+impl Clock for StandingClock {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
 fn options(mode: Mode) -> Options {
     Options {
         node: "test".into(),
         retention: Retention { ledger: 30 * DAY, bodies: Duration::ZERO, quarantine: 30 * DAY },
         min_free: 0,
         mode,
-        clock: Arc::new(SystemClock::new()),
+        clock: Arc::new(StandingClock(SystemClock::new())),
         observer: Arc::new(Unobserved),
     }
 }
