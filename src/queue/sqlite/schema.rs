@@ -81,8 +81,8 @@ pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
 // "Pnts". `file(1)` and a careless start in the wrong directory can tell our data base from others.
 const APPLICATION_ID: i64 = 0x506e_7473;
 const VERSION: i64 = 1;
-// A 4 KiB message and its row fit one page; with SQLite's default of 4096 they take three.
-pub(super) const PAGE_SIZE: i64 = 8192;
+// Measured with 4 KiB messages: 20,900/s against 16,000/s with pages of 8192, which put more bytes into the log.
+pub(super) const PAGE_SIZE: i64 = 4096;
 const CACHE_KIB: i64 = 8 * 1024;
 // More than there are different statements.
 const STATEMENTS_MAX: usize = 128;

@@ -145,6 +145,6 @@ fn vacuum(group: &Group<'_>) -> rusqlite::Result<()> {
 
 // A few milliseconds of the writer's time.
 const BITE: i64 = 250;
-// 256 MiB of 8 KiB pages.
-const FREE_PAGES_KEPT: i64 = 32_768;
+// 256 MiB of 4 KiB pages.
+const FREE_PAGES_KEPT: i64 = 65_536;
 const VACUUM_PAGES: i64 = 256;
