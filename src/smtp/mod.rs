@@ -1,1 +1,4 @@
-//! (to come)
+//! SMTP without sockets: bytes go in, events and bytes come out.
+
+pub mod client;
+pub mod dot;
