@@ -388,9 +388,9 @@ fn full_for_six_hours(at: Duration) -> Way {
     if at < 6 * HOUR { Way::Rcpt("452 4.2.2 over quota") } else { Way::Well }
 }
 
-/// Takes the first message that comes in the first minute and says nothing.
+/// Takes the message that comes at the start and says nothing.
 fn forgetful(at: Duration) -> Way {
-    if at < MINUTE { Way::DropAfterDot } else { Way::Well }
+    if at < MINUTE / 2 { Way::DropAfterDot } else { Way::Well }
 }
 
 #[tokio::test(start_paused = true)]
