@@ -30,9 +30,10 @@ use crate::relay::dial::{Dial, Timeouts};
 
 mod backoff;
 mod lane;
+mod worker;
+
 #[cfg(test)]
 mod tests;
-mod worker;
 
 use lane::{LOOK_MAX, Lane};
 
@@ -301,6 +302,8 @@ fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlem
         detail: detail.to_owned(),
         due: Some(now.after(CONFIGURATION_WAIT)),
         attempt: None,
+        dsn: None,
+        follow_ups: Vec::new(),
     }
 }
 

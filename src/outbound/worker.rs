@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold};
-use crate::queue::{Attempt, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
+use crate::queue::{Attempt, Dsn, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::DialError;
 use crate::relay::outcome::{self, Expiry, Outcome, Us};
@@ -84,7 +84,7 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
             finish(lane, shared, vec![settlement]).await;
         }
         Carried::Unread(StoreError::Damaged(what)) => {
-            let mut settlement = hold(&leg, shared.now(), Reason::Damaged, &what.to_string());
+            let mut settlement = hold(&leg, shared.now(), Reason::Damaged, &what);
             settlement.due = None;
             finish(lane, shared, vec![settlement]).await;
         }
@@ -263,7 +263,19 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
         reply: words,
     };
     let due = wait.map(|wait| now.after(wait));
-    Settlement { leg: leg.id, epoch: leg.epoch, at: now, state, reason, detail, due, attempt: Some(attempt) }
+    Settlement {
+        leg: leg.id,
+        epoch: leg.epoch,
+        at: now,
+        state,
+        reason,
+        detail,
+        due,
+        attempt: Some(attempt),
+        // The place of a DSN: its leg will be a follow-up of this settlement.
+        dsn: (state == State::Expired).then_some(Dsn::None),
+        follow_ups: Vec::new(),
+    }
 }
 
 /// Writes what became of legs. A store in trouble is asked again until it answers, closes, or `give_up`: the worker

@@ -107,7 +107,7 @@ async fn exchange(connection: &mut Connection, stage: Stage, timeouts: &Timeouts
 
 async fn read_reply(connection: &mut Connection) -> Result<Reply, Answer> {
     loop {
-        match connection.replies.next() {
+        match connection.replies.next_reply() {
             Ok(Some(reply)) => return Ok(reply),
             Ok(None) => {}
             Err(bad) => return Err(Answer::Garbled(bad.as_str())),
@@ -196,7 +196,7 @@ async fn heard_early(connection: &mut Connection) -> Result<(), Answer> {
         }
         Some(Ok(())) => connection.replies.space().extend_from_slice(buffer.filled()),
     }
-    match connection.replies.next() {
+    match connection.replies.next_reply() {
         Ok(Some(reply)) if !reply.is_positive() => Err(Answer::Reply(reply)),
         Ok(Some(_)) => Err(Answer::Garbled("the remote answered before the message ended")),
         // The rest of its line will come, and be noticed behind the next piece or the final dot.

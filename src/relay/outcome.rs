@@ -200,7 +200,7 @@ mod tests {
     fn reply(text: &str) -> Reply {
         let mut reader = crate::smtp::client::ReplyReader::default();
         reader.space().extend_from_slice(format!("{text}\r\n").as_bytes());
-        reader.next().unwrap().unwrap()
+        reader.next_reply().unwrap().unwrap()
     }
 
     #[test]

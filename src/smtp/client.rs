@@ -411,7 +411,7 @@ impl BadReply {
 }
 
 impl ReplyReader {
-    /// Where octets from the server are appended: at most [`REPLY_READ_OCTETS`] between two calls of `next`.
+    /// Where octets from the server are appended: at most [`REPLY_READ_OCTETS`] between two calls of `next_reply`.
     pub fn space(&mut self) -> &mut Vec<u8> {
         if self.read == self.buffer.len() {
             self.buffer.clear();
@@ -431,7 +431,7 @@ impl ReplyReader {
     }
 
     /// The next whole reply, or `None` where more octets are needed.
-    pub fn next(&mut self) -> Result<Option<Reply>, BadReply> {
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, BadReply> {
         loop {
             let rest = &self.buffer[self.read..];
             let Some(end) = memchr::memchr(b'\n', rest) else {
@@ -561,7 +561,7 @@ mod tests {
         let mut replies = Vec::new();
         for piece in octets.chunks(REPLY_READ_OCTETS) {
             reader.space().extend_from_slice(piece);
-            while let Some(reply) = reader.next()? {
+            while let Some(reply) = reader.next_reply()? {
                 replies.push(reply);
             }
         }
@@ -715,7 +715,7 @@ mod tests {
             ("\r\n", BadReply::Code),
             ("250_x\r\n", BadReply::Code),
             ("2500 x\r\n", BadReply::Code),
-            ("\0250 x\r\n", BadReply::Code),
+            ("\x00250 x\r\n", BadReply::Code),
             ("250-a\r\n550 b\r\n", BadReply::Mixed),
             (&long, BadReply::LongLine),
             (&endless, BadReply::LongLine),
@@ -729,11 +729,11 @@ mod tests {
     fn octets_behind_a_reply_are_noticed() {
         let mut reader = ReplyReader::default();
         reader.space().extend_from_slice(b"250 ok\r\n250 ex");
-        assert!(reader.next().unwrap().is_some());
+        assert!(reader.next_reply().unwrap().is_some());
         assert!(!reader.is_empty());
-        assert_eq!(reader.next(), Ok(None));
+        assert_eq!(reader.next_reply(), Ok(None));
         reader.space().extend_from_slice(b"tra\r\n");
-        assert_eq!(reader.next().unwrap().unwrap().text, "extra");
+        assert_eq!(reader.next_reply().unwrap().unwrap().text, "extra");
         assert!(reader.is_empty());
     }
 }
