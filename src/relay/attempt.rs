@@ -17,8 +17,9 @@ use crate::queue::body::BodyReader;
 use crate::queue::{OwnedLeg, StoreError};
 use crate::relay::dial::{Connection, Timeouts};
 use crate::reply::Reply;
-use crate::smtp::client::{Answer, Order, REPLY_READ_OCTETS, Reuse, Stage, Step, Transaction, Verdict};
+use crate::smtp::client::{Answer, Order, Reuse, Stage, Step, Transaction, Verdict};
 use crate::smtp::dot::Stuffer;
+use crate::smtp::reply_reader::REPLY_READ_OCTETS;
 
 /// How a transaction ended.
 #[derive(Debug)]

@@ -20,7 +20,8 @@ use tokio::time::timeout;
 
 use crate::relay::route::{Host, Route, TlsMode};
 use crate::reply::{Enhanced, Reply};
-use crate::smtp::client::{Answer, Capabilities, ReplyReader, Session, Stage, Verdict};
+use crate::smtp::client::{Answer, Capabilities, Session, Stage, Verdict};
+use crate::smtp::reply_reader::{REPLY_LINE_OCTETS_MAX, REPLY_TEXT_OCTETS_MAX, ReplyReader};
 
 /// The port through which the conductor opens sessions.
 pub trait Dial: Send + Sync + 'static {
@@ -374,10 +375,10 @@ impl AsyncWrite for Stream {
 /// A host with more addresses than this is tried long enough.
 const ADDRESSES_MAX: usize = 8;
 /// As for any reply line.
-const GREETING_LINE_MAX: usize = crate::smtp::client::REPLY_LINE_OCTETS_MAX;
+const GREETING_LINE_MAX: usize = REPLY_LINE_OCTETS_MAX;
 /// Banner, EHLO and HELO together; mail-send takes 4 KiB of each.
 const GREETING_OCTETS_MAX: usize = 16 * 1024;
-const GREETING_TEXT_MAX: usize = crate::smtp::client::REPLY_TEXT_OCTETS_MAX;
+const GREETING_TEXT_MAX: usize = REPLY_TEXT_OCTETS_MAX;
 
 #[cfg(test)]
 mod tests {

@@ -198,7 +198,7 @@ mod tests {
     const US: Us = Us { address: Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))) };
 
     fn reply(text: &str) -> Reply {
-        let mut reader = crate::smtp::client::ReplyReader::default();
+        let mut reader = crate::smtp::reply_reader::ReplyReader::default();
         reader.space().extend_from_slice(format!("{text}\r\n").as_bytes());
         reader.next_reply().unwrap().unwrap()
     }

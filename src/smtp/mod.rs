@@ -1,4 +1,5 @@
 //! SMTP without sockets: bytes go in, events and bytes come out.
 
-pub mod client;
 pub mod dot;
+pub mod reply_reader;
+pub mod client;
