@@ -161,7 +161,7 @@ async fn send(
     timeouts: &Timeouts,
 ) -> Result<(), Unsent> {
     if !connection.replies.is_empty() {
-        return Err(Unsent::Remote(Answer::Garbled("the remote answered before it was asked")));
+        return Err(Unsent::Remote(read_early(connection)));
     }
     let mut stuffer = Stuffer::new();
     stuffer.stuff(&leg.prefix, &mut connection.wire);
@@ -197,12 +197,15 @@ async fn heard_early(connection: &mut Connection) -> Result<(), Answer> {
         }
         Some(Ok(())) => connection.replies.space().extend_from_slice(buffer.filled()),
     }
+    Err(read_early(connection))
+}
+
+/// What the remote said before the message had ended. A yes to half a message is none, and half a line neither.
+fn read_early(connection: &mut Connection) -> Answer {
     match connection.replies.next_reply() {
-        Ok(Some(reply)) if !reply.is_positive() => Err(Answer::Reply(reply)),
-        Ok(Some(_)) => Err(Answer::Garbled("the remote answered before the message ended")),
-        // The rest of its line will come, and be noticed behind the next piece or the final dot.
-        Ok(None) => Ok(()),
-        Err(bad) => Err(Answer::Garbled(bad.as_str())),
+        Ok(Some(reply)) if !reply.is_positive() => Answer::Reply(reply),
+        Ok(_) => Answer::Garbled("the remote answered before the message ended"),
+        Err(bad) => Answer::Garbled(bad.as_str()),
     }
 }
 
@@ -211,3 +214,121 @@ const WRITE_OCTETS: usize = 128 * 1024;
 const PART_OCTETS: usize = 32 * 1024;
 /// What an idle session keeps of its buffer.
 const WIRE_KEPT_OCTETS: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::StoredBody;
+    use crate::queue::fixtures::owned_leg;
+    use crate::relay::dial::Stream;
+    use crate::relay::outcome::{result, words};
+    use crate::smtp::client::Capabilities;
+
+    enum Act {
+        /// Says this after it has heard something.
+        Say(&'static str),
+        /// Says this at once.
+        Blurt(&'static str),
+        /// Hears everything and says nothing.
+        Hang,
+        /// Reads nothing any more.
+        Stall,
+    }
+
+    /// One attempt against a server that acts in order and then closes.
+    async fn against(acts: Vec<Act>, used: u32, body: Vec<u8>) -> Ended {
+        let (ours, mut theirs) = tokio::io::duplex(16 * 1024);
+        let server = tokio::spawn(async move {
+            // Room for a whole write at a time.
+            let mut heard = Vec::with_capacity(2 << 20);
+            for act in acts {
+                let text = match act {
+                    Act::Say(text) => {
+                        // A server that finds the client gone has nothing left to do.
+                        let Ok(1..) = theirs.read_buf(&mut heard).await else { return };
+                        text
+                    }
+                    Act::Blurt(text) => text,
+                    Act::Hang => {
+                        while let Ok(1..) = theirs.read_buf(&mut heard).await {}
+                        return;
+                    }
+                    Act::Stall => std::future::pending().await,
+                };
+                if theirs.write_all(text.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let capabilities = Capabilities { pipelining: true, ..Capabilities::default() };
+        let mut connection = Connection::new(Stream::Other(Box::new(ours)), capabilities, String::new(), None);
+        connection.used = used;
+        let mut leg = owned_leg(1);
+        leg.body = StoredBody::from_bytes(body);
+        let ended = attempt(&mut connection, &leg, &Timeouts::rfc5321()).await;
+        drop(connection);
+        server.abort();
+        ended
+    }
+
+    fn small() -> Vec<u8> {
+        b"A: b\r\n\r\nc\r\n".to_vec()
+    }
+
+    fn large() -> Vec<u8> {
+        b"1234567\r\n".repeat(100_000)
+    }
+
+    const READY: &str = "250 a\r\n250 b\r\n354 c\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_remote_that_misbehaves_at_each_stage() {
+        use Act::{Blurt, Hang, Say, Stall};
+        // acts, body, stage, result, words
+        type Case = (Vec<Act>, Vec<u8>, &'static str, &'static str, &'static str);
+        let cases: Vec<Case> = vec![
+            (vec![Say(READY), Say("250 d\r\n")], small(), "dot", "ok", "250 d"),
+            (vec![Say("")], small(), "mail", "connect", "lost"),
+            (vec![Say("250 a\r\n")], small(), "rcpt", "connect", "lost"),
+            (vec![Say("250 a\r\n250 b\r\n")], small(), "data", "connect", "lost"),
+            (vec![Say(READY), Say("")], small(), "dot", "connect", "outcome is unknown"),
+            (vec![Say("")], large(), "mail", "connect", "lost"),
+            (vec![Hang], small(), "mail", "timeout", "no answer"),
+            (vec![Say("250 a\r\n"), Hang], small(), "rcpt", "timeout", "no answer"),
+            (vec![Say("250 a\r\n250 b\r\n"), Hang], small(), "data", "timeout", "no answer"),
+            (vec![Say(READY), Hang], small(), "dot", "timeout", "outcome is unknown"),
+            (vec![Say(READY), Stall], large(), "body", "timeout", "no answer"),
+            (vec![Say(READY), Say("552 5.3.4 big\r\n"), Hang], large(), "body", "permfail", "552 5.3.4 big"),
+            (vec![Say(READY), Blurt("552 5.3.4 big\r\n"), Hang], large(), "body", "permfail", "552 5.3.4 big"),
+            (vec![Say("250 a\r\n250 b\r\n354 c\r\n250 d\r\n"), Hang], small(), "body", "connect", "not understood"),
+            (vec![Say(READY), Say("999 x\r\n")], small(), "dot", "connect", "outcome is unknown"),
+            (vec![Say("250-a\r\n550 b\r\n"), Hang], small(), "mail", "connect", "not understood"),
+            (vec![Say("250 a\r\n250 b\r\n250 c\r\n"), Hang], small(), "data", "connect", "not understood"),
+            (vec![Say("421 4.3.2 bye\r\n")], small(), "mail", "tempfail", "421 4.3.2 bye"),
+        ];
+        for (n, (acts, body, stage, want, said)) in cases.into_iter().enumerate() {
+            let ended = against(acts, 0, body).await;
+            let Ended::Verdict(verdict, reuse) = ended else { panic!("case {n}: {ended:?}") };
+            let words = words(&verdict);
+            assert!(verdict.stage.as_str() == stage && result(&verdict) == want, "case {n}: {verdict:?}");
+            assert!(words.contains(said), "case {n}: {words}");
+            assert_eq!(reuse == Reuse::Keep, want == "ok", "case {n}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_used_session_that_answered_nothing_is_stale() {
+        use Act::{Blurt, Say};
+        assert!(matches!(against(vec![Say("")], 1, small()).await, Ended::Stale));
+        assert!(matches!(against(vec![Blurt("421 idle\r\n")], 1, small()).await, Ended::Stale));
+        assert!(matches!(against(vec![Say("250 a\r\n")], 1, small()).await, Ended::Verdict(..)));
+        assert!(matches!(against(vec![Say("550 no\r\n503 b\r\n503 c\r\n")], 1, small()).await, Ended::Verdict(..)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn octets_behind_the_last_reply_end_the_session() {
+        let acts = vec![Act::Say(READY), Act::Say("250 d\r\n250 extra\r\n")];
+        let ended = against(acts, 0, small()).await;
+        assert!(matches!(&ended, Ended::Verdict(verdict, Reuse::Close) if result(verdict) == "ok"), "{ended:?}");
+    }
+}
