@@ -1,7 +1,8 @@
 //! The journeys of mail as a customer, a CRM and an administrator see them, through the real daemon.
 //!
 //! Each test hands in mail over SMTP, lets the CRM behave in one way, and asks the command line what became of it.
-//! Golden mail folders (tests/mail) are in `golden`, the command line itself in `commands`.
+//! Golden mail folders (tests/mail) are in `golden`, the command line itself in `commands`, a CRM that
+//! misbehaves in `remote`.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -13,6 +14,7 @@ use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, program, wait_fo
 
 mod commands;
 mod golden;
+mod remote;
 
 const MESSAGE: &[u8] =
     b"From: client@example.org\r\nSubject: panne\r\nMessage-ID: <j@example.org>\r\n\r\nAu secours.\r\n";

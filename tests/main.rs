@@ -10,3 +10,4 @@ mod tidy;
 mod journeys;
 mod peers;
 mod crash;
+mod memory;

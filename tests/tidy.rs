@@ -108,7 +108,7 @@ fn steps_do_not_call_steps() {
         for (line, segments) in source.crate_paths() {
             let other_step = STEPS.contains(&segments[0].as_str()) && segments[0] != module;
             let last = segments.last().expect("a path has a segment");
-            let function = segments.len() > 1 && last.starts_with(|c: char| c.is_ascii_lowercase());
+            let function = last.starts_with(|c: char| c.is_ascii_lowercase());
             if other_step && function && source.text_calls(last) {
                 let what = format!(
                     "step `{module}` calls `{}`: let a conductor (inbound, outbound) pass the value in",

@@ -88,6 +88,7 @@ struct State {
     generation: usize,
     up: bool,
     streams: Vec<TcpStream>,
+    keep_bodies: bool,
     faults: Vec<String>,
 }
 
@@ -102,6 +103,7 @@ impl Crm {
             generation: 0,
             up: true,
             streams: Vec::new(),
+            keep_bodies: true,
             faults: Vec::new(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
@@ -127,6 +129,11 @@ impl Crm {
     /// Takes everything again.
     pub fn take_all(&self) {
         self.follow(|_, _| None);
+    }
+
+    /// Messages are read and counted, but not kept: where gigabytes pass.
+    pub fn keep_no_bodies(&self) {
+        self.shared.state.lock().unwrap().keep_bodies = false;
     }
 
     /// The port refuses from now on, and open sessions break.
@@ -238,7 +245,7 @@ impl Session {
         let mut input = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
         let mut output = stream;
         self.answer(&mut output, Stage::Connect, "", "220 crm.example ESMTP stand-in")?;
-        let (mut mail, mut rcpts) = (String::new(), Vec::new());
+        let (mut mail, mut rcpts) = (None, Vec::new());
         loop {
             let Some(line) = self.line(&mut input)? else { return Ok(()) };
             let line = String::from_utf8_lossy(&line).into_owned();
@@ -251,10 +258,10 @@ impl Session {
                     self.answer(&mut output, Stage::Ehlo, &line, "250 crm.example")?;
                 }
                 "MAIL" => {
-                    if self.answer(&mut output, Stage::Mail, &line, "250 2.1.0 ok")? {
-                        (mail, rcpts) = (line, Vec::new());
-                    }
+                    rcpts.clear();
+                    mail = self.answer(&mut output, Stage::Mail, &line, "250 2.1.0 ok")?.then_some(line);
                 }
+                "RCPT" if mail.is_none() => output.write_all(b"503 5.5.1 MAIL first\r\n")?,
                 "RCPT" => {
                     if self.answer(&mut output, Stage::Rcpt, &line, "250 2.1.5 ok")? {
                         rcpts.push(line);
@@ -264,12 +271,12 @@ impl Session {
                 "DATA" => {
                     if self.answer(&mut output, Stage::Data, &line, "354 go ahead")? {
                         let Some(bytes) = self.message(&mut input)? else { return Ok(()) };
-                        self.end(&mut output, std::mem::take(&mut mail), std::mem::take(&mut rcpts), bytes)?;
+                        self.end(&mut output, mail.take().unwrap_or_default(), std::mem::take(&mut rcpts), bytes)?;
                     }
                 }
                 "RSET" => {
                     self.answer(&mut output, Stage::Rset, &line, "250 2.0.0 ok")?;
-                    rcpts.clear();
+                    (mail, rcpts) = (None, Vec::new());
                 }
                 "QUIT" => {
                     self.answer(&mut output, Stage::Quit, &line, "221 2.0.0 bye")?;
@@ -332,14 +339,17 @@ impl Session {
     }
 
     fn message(&self, input: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
+        let keep = self.shared.state.lock().unwrap().keep_bodies;
         let mut message = Vec::new();
         loop {
             let Some(line) = self.line(input)? else { return Ok(None) };
             if line == b"." {
                 return Ok(Some(message));
             }
-            message.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
-            message.extend_from_slice(b"\r\n");
+            if keep {
+                message.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+                message.extend_from_slice(b"\r\n");
+            }
         }
     }
 }
