@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -80,6 +80,13 @@ struct Shared {
     changed: Condvar,
 }
 
+impl Shared {
+    /// The state, also after a test has failed while it looked at it: the next panic would abort all tests.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct State {
     script: Script,
     mails: Vec<Mail>,
@@ -118,7 +125,7 @@ impl Crm {
 
     /// From now on the script is asked first; `None` is the usual yes.
     pub fn follow(&self, script: impl Fn(Stage, &str) -> Option<Answer> + Send + Sync + 'static) {
-        self.shared.state.lock().unwrap().script = Arc::new(script);
+        self.shared.state().script = Arc::new(script);
     }
 
     /// Answers one stage with `reply`, all others with yes.
@@ -133,13 +140,18 @@ impl Crm {
 
     /// Messages are read and counted, but not kept: where gigabytes pass.
     pub fn keep_no_bodies(&self) {
-        self.shared.state.lock().unwrap().keep_bodies = false;
+        self.shared.state().keep_bodies = false;
     }
 
     /// The port refuses from now on, and open sessions break.
     pub fn go_down(&self) {
+        self.stop();
+        super::wait_for("the CRM's port to refuse", || TcpStream::connect(self.address).is_err().then_some(()));
+    }
+
+    fn stop(&self) {
         let streams = {
-            let mut state = self.shared.state.lock().unwrap();
+            let mut state = self.shared.state();
             state.up = false;
             state.generation += 1;
             std::mem::take(&mut state.streams)
@@ -150,14 +162,13 @@ impl Crm {
         }
         // Wakes the accepting thread, which then sees its generation gone and drops the listener.
         let _ = TcpStream::connect(self.address);
-        super::wait_for("the CRM's port to refuse", || TcpStream::connect(self.address).is_err().then_some(()));
     }
 
     /// Listens again on the same port.
     pub fn come_up(&self) {
         let listener = super::wait_for("the CRM's old port", || TcpListener::bind(self.address).ok());
         let generation = {
-            let mut state = self.shared.state.lock().unwrap();
+            let mut state = self.shared.state();
             state.up = true;
             state.generation
         };
@@ -166,18 +177,18 @@ impl Crm {
 
     /// All mails that were taken so far.
     pub fn mails(&self) -> Vec<Mail> {
-        let state = self.shared.state.lock().unwrap();
+        let state = self.shared.state();
         assert_eq!(state.faults, Vec::<String>::new(), "the daemon broke the protocol towards the CRM");
         state.mails.iter().filter(|mail| mail.taken).cloned().collect()
     }
 
     /// All transactions whose final dot was seen, refused ones too.
     pub fn transactions(&self) -> Vec<Mail> {
-        self.shared.state.lock().unwrap().mails.clone()
+        self.shared.state().mails.clone()
     }
 
     pub fn sessions(&self) -> usize {
-        self.shared.state.lock().unwrap().sessions
+        self.shared.state().sessions
     }
 
     /// Waits until at least `count` mails were taken.
@@ -195,7 +206,7 @@ impl Crm {
 
     fn wait_until(&self, what: &str, seen: impl Fn(&[Mail]) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        let mut state = self.shared.state.lock().unwrap();
+        let mut state = self.shared.state();
         while !seen(&state.mails) {
             let left = deadline.checked_duration_since(Instant::now());
             let left =
@@ -210,7 +221,7 @@ impl Crm {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 let session = {
-                    let mut state = shared.state.lock().unwrap();
+                    let mut state = shared.state();
                     if state.generation != generation {
                         return;
                     }
@@ -228,7 +239,7 @@ impl Crm {
 
 impl Drop for Crm {
     fn drop(&mut self) {
-        self.go_down();
+        self.stop();
     }
 }
 
@@ -289,7 +300,7 @@ impl Session {
 
     /// Says what the script says, or else `usual`. True where that is a yes.
     fn answer(&self, output: &mut TcpStream, stage: Stage, line: &str, usual: &str) -> io::Result<bool> {
-        let script = Arc::clone(&self.shared.state.lock().unwrap().script);
+        let script = Arc::clone(&self.shared.state().script);
         let said = match script(stage, line) {
             None => usual.to_owned(),
             Some(Answer::Say(said)) => said,
@@ -305,13 +316,13 @@ impl Session {
 
     /// The end of a message: first written down, then answered, as a real server does it.
     fn end(&self, output: &mut TcpStream, mail: String, rcpts: Vec<String>, bytes: Vec<u8>) -> io::Result<()> {
-        let script = Arc::clone(&self.shared.state.lock().unwrap().script);
+        let script = Arc::clone(&self.shared.state().script);
         let first = rcpts.first().cloned().unwrap_or_default();
         let said = script(Stage::Dot, &first);
         // A connection that is closed after the dot leaves the message taken: the outcome that only the CRM knows.
         let taken = !matches!(&said, Some(Answer::Say(text)) if !text.starts_with('2'));
         let record = Mail { mail, rcpts, bytes, session: self.session, taken };
-        self.shared.state.lock().unwrap().mails.push(record);
+        self.shared.state().mails.push(record);
         self.shared.changed.notify_all();
         match said {
             None => output.write_all(b"250 2.0.0 case opened\r\n"),
@@ -333,13 +344,13 @@ impl Session {
         line.pop();
         if line.pop_if(|&mut b| b == b'\r').is_none() || line.iter().any(|b| matches!(b, b'\r' | 0)) {
             let fault = format!("bare CR, LF or NUL in {:?}", String::from_utf8_lossy(&line));
-            self.shared.state.lock().unwrap().faults.push(fault);
+            self.shared.state().faults.push(fault);
         }
         Ok(Some(line))
     }
 
     fn message(&self, input: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
-        let keep = self.shared.state.lock().unwrap().keep_bodies;
+        let keep = self.shared.state().keep_bodies;
         let mut message = Vec::new();
         loop {
             let Some(line) = self.line(input)? else { return Ok(None) };

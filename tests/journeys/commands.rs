@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use crate::harness::daemon::RULES;
-use crate::harness::{Crm, Daemon, Setup, Stage, program, wait_for};
+use crate::harness::{Crm, Daemon, PATIENCE, Setup, Stage, program, wait_for};
 
 #[test]
 fn exit_codes_tell_done_findings_usage_and_not_running() {
@@ -135,14 +137,16 @@ fn an_operator_moves_legs() {
 fn the_demo_needs_nothing_and_shows_a_journey() {
     let mut demo = Command::new(program());
     let mut demo = demo.arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (lines, heard) = mpsc::channel();
+    let output = BufReader::new(demo.stdout.take().unwrap());
+    // The thread ends with the demo; a line that nobody waits for any more is dropped with the channel.
+    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
     let mut said = String::new();
-    // It stays up, so its output has no end: reading stops at the last thing that it promises to say.
-    for line in BufReader::new(demo.stdout.take().unwrap()).lines() {
-        said.push_str(&line.unwrap());
+    // It stays up, so its output has no end: listening stops at the last thing that it promises to say.
+    while !["delivered", "swaks", "/metrics"].iter().all(|word| said.contains(word)) {
+        let Ok(line) = heard.recv_timeout(PATIENCE) else { break };
+        said.push_str(&line);
         said.push('\n');
-        if said.contains("delivered") && said.contains("swaks") && said.contains("/metrics") {
-            break;
-        }
     }
     demo.kill().unwrap();
     demo.wait().unwrap();
