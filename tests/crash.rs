@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use crate::harness::daemon::RULES;
@@ -78,6 +79,10 @@ fn a_kill_at_any_instant_loses_nothing_acknowledged() {
     let missing: Vec<&String> = acknowledged.values().filter(|id| !ledger.contains(*id)).collect();
     assert!(missing.is_empty(), "dice {}: acknowledged, but not delivered in the ledger: {missing:?}", dice.seed);
     assert!(ledger.len() <= arrived.len(), "the ledger tells of deliveries that never were");
+    daemon.signal("TERM");
+    let (site, status) = daemon.wait();
+    assert_eq!(status.code(), Some(0));
+    ledger_balances(&site);
 }
 
 #[test]
@@ -156,6 +161,36 @@ fn power_cut(disk: &Disk, round: usize, without_fsync: bool) -> Survived {
     let lost = acknowledged.keys().filter(|number| !arrived.contains(number)).count();
     drop(daemon);
     Survived { acknowledged: acknowledged.len(), lost }
+}
+
+/// Conservation, read from the tables as an administrator may with `sqlite3 -readonly`, and not from what the daemon
+/// says of itself: rows match the counts taken at acceptance, all has ended, and no body is left behind.
+fn ledger_balances(site: &Site) {
+    let db = Connection::open_with_flags(site.data().join("queue.db"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let word =
+        |sql: &str| db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    assert_eq!(word("PRAGMA integrity_check"), "ok");
+    for (what, sql) in [
+        (
+            "messages whose legs are not as many as accepted",
+            "SELECT count(*) FROM message m WHERE legs <> (SELECT count(*) FROM leg WHERE leg.message = m.id)",
+        ),
+        ("legs without a message", "SELECT count(*) FROM leg WHERE message NOT IN (SELECT id FROM message)"),
+        ("legs that have not ended", "SELECT count(*) FROM leg WHERE ended IS NULL OR state <> 'delivered'"),
+        ("bodies that no leg needs", "SELECT count(*) FROM body"),
+        (
+            "messages off the counter",
+            "SELECT (SELECT value FROM counter WHERE name = 'messages-accepted') - (SELECT count(*) FROM message)",
+        ),
+        (
+            "legs off the counter",
+            "SELECT (SELECT value FROM counter WHERE name = 'legs-accepted') - (SELECT count(*) FROM leg)",
+        ),
+    ] {
+        assert_eq!(word(&format!("SELECT cast(({sql}) AS TEXT)")), "0", "{what}");
+    }
+    let files = run(Command::new("find").arg(site.data().join("bodies")).args(["-type", "f"]));
+    assert_eq!(files, "", "body files that no leg needs");
 }
 
 /// The messages with a delivered leg.

@@ -12,7 +12,8 @@ const MESSAGE: &[u8] =
 
 #[test]
 fn the_tools_of_these_tests_understand_each_other() {
-    if !is_root("peers") || !has("peers", "postfix") || !has("peers", "smtp-sink") {
+    let test = "the_tools_of_these_tests_understand_each_other";
+    if !is_root(test) || !has(test, "postfix") || !has(test, "smtp-sink") {
         return;
     }
     let sink = SmtpSink::start(&[]);
@@ -30,7 +31,8 @@ fn the_tools_of_these_tests_understand_each_other() {
 
 #[test]
 fn the_stand_in_crm_is_a_server_for_postfix() {
-    if !is_root("peers") || !has("peers", "postfix") {
+    let test = "the_stand_in_crm_is_a_server_for_postfix";
+    if !is_root(test) || !has(test, "postfix") {
         return;
     }
     let crm = Crm::start();

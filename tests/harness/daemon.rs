@@ -193,6 +193,10 @@ impl Site {
         self.dir.path()
     }
 
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     pub fn write_rules(&self, rules: &str) {
         fs::write(self.dir.path().join("rules/solarmora.toml"), rules).unwrap();
     }
