@@ -33,9 +33,9 @@ use crate::report::Report;
 struct Arguments {
     /// What to measure, everything unless told; `quick` makes all of it small
     words: Vec<Word>,
-    /// Rounds that count, after one that warms up
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=ROUNDS_MAX))]
-    rounds: u32,
+    /// Rounds that count, after one that warms up: 3, or 1 when quick
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=ROUNDS_MAX))]
+    rounds: Option<u32>,
     /// A contender to leave out; may be given twice
     #[arg(long)]
     without: Vec<System>,
@@ -52,7 +52,7 @@ const ROUNDS_MAX: i64 = 100;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Word {
-    /// A fraction of the messages, one round
+    /// A tenth of the messages, one round
     Quick,
     /// 4 KiB, one message a connection, 50 sessions
     Connection,
@@ -90,7 +90,7 @@ fn measure(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
     let quick = arguments.words.contains(&Word::Quick);
     let everything = arguments.words.iter().all(|word| *word == Word::Quick);
     let wants = |word| everything || arguments.words.contains(&word);
-    let rounds = if quick { 1 } else { arguments.rounds };
+    let rounds = arguments.rounds.unwrap_or(if quick { 1 } else { 3 });
     let with = |system: &System| !arguments.without.contains(system);
 
     let loads: Vec<_> = [
@@ -103,14 +103,12 @@ fn measure(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
     .map(|(_, load)| if quick { load.tenth() } else { *load })
     .collect();
 
-    if !loads.is_empty() || wants(Word::Latency) {
-        let mut contenders = gather(with, report);
-        for load in &loads {
-            throughput::measure(load, rounds, &mut contenders, report)?;
-        }
-        if wants(Word::Latency) {
-            latency::measure(quick, &mut contenders, report)?;
-        }
+    // Each part starts them anew, so that one that failed in a part has its chance in the next.
+    for load in &loads {
+        throughput::measure(load, rounds, gather(with, report)?, report)?;
+    }
+    if wants(Word::Latency) {
+        latency::measure(quick, &gather(with, report)?, report)?;
     }
     if wants(Word::Memory) && with(&System::Pointsman) {
         memory::measure(report).or_else(|error| report.missing("memory", &error))?;
@@ -119,14 +117,13 @@ fn measure(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
 }
 
 /// Starts what is to be compared. One that does not start is reported and left out: the others are still worth it.
-fn gather(with: impl Fn(&System) -> bool, report: &Report) -> Vec<Contender> {
+fn gather(with: impl Fn(&System) -> bool, report: &Report) -> anyhow::Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     for system in [System::Direct, System::Pointsman, System::Postfix].into_iter().filter(|system| with(system)) {
         match Contender::start(system).with_context(|| format!("cannot start {}", system.name())) {
             Ok(contender) => contenders.push(contender),
-            // The report keeps the fault; there is nothing to stop for.
-            Err(error) => drop(report.missing(system.name(), &error)),
+            Err(error) => report.missing(system.name(), &error)?,
         }
     }
-    contenders
+    Ok(contenders)
 }

@@ -51,7 +51,7 @@ impl Report {
     }
 }
 
-/// The middle value; the upper one of two. `None` of nothing.
+/// The middle value; of an even number the lower of the two in the middle. `None` of nothing.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }

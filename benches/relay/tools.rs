@@ -3,10 +3,9 @@
 //! `smtp-sink -M n` ends when it has read its n-th message, and that end is our clock. It does not answer that
 //! message any more, so a relay keeps it and tries again: see `Contender::drain`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -31,6 +30,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
 pub(crate) struct Sink {
     process: Process,
     ended: Receiver<Instant>,
+    errors: NamedTempFile,
 }
 
 impl Sink {
@@ -51,7 +51,8 @@ impl Sink {
             command.args(["-u", "postfix"]);
         }
         command.args(options).args(["-m", SESSIONS_MAX, &address.to_string(), BACKLOG]);
-        let mut process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()))?;
+        let (errors, stderr) = error_file()?;
+        let mut process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr))?;
         let mut output = process.take_stdout().context("smtp-sink has no output")?;
         let (sender, ended) = channel();
         thread::spawn(move || {
@@ -60,7 +61,7 @@ impl Sink {
             let _ = sender.send(Instant::now());
         });
         machine::wait_for_listener(address)?;
-        Ok(Sink { process, ended })
+        Ok(Sink { process, ended, errors })
     }
 
     /// Waits until it has all its messages; says when that was.
@@ -74,7 +75,7 @@ impl Sink {
             match self.ended.recv_timeout(LOOK_PAUSE) {
                 Ok(ended) => {
                     // Its pipe closes too when it could not take the port, say.
-                    ensure!(self.process.has_succeeded(), "smtp-sink failed");
+                    ensure!(self.process.has_succeeded(), "smtp-sink failed: {}", complaint(&self.errors));
                     return Ok(ended);
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("smtp-sink's watcher is gone"),
@@ -82,9 +83,10 @@ impl Sink {
             }
             machine::check_interrupt()?;
             // Sending straight to the sink, the source fails by rights when the sink goes: hence the second look.
-            ensure!(!source_failed, "smtp-source failed: {}", source.complaint());
+            ensure!(!source_failed, "smtp-source failed: {}", complaint(&source.errors));
             source_failed = source.process.has_failed();
-            ensure!(started.elapsed() < limit, "the sink does not have all messages after {limit:?}");
+            let in_time = started.elapsed() < limit;
+            ensure!(in_time, "the sink lacks messages after {limit:?}; it says: `{}`", complaint(&self.errors));
         }
     }
 }
@@ -113,9 +115,8 @@ pub(crate) struct Shipment {
 
 impl Source {
     pub(crate) fn start(shipment: &Shipment, to: SocketAddr) -> anyhow::Result<Source> {
-        let errors = NamedTempFile::new().context("cannot create a file for smtp-source's errors")?;
-        let program: PathBuf = machine::find("smtp-source")?;
-        let mut command = Command::new(program);
+        let (errors, stderr) = error_file()?;
+        let mut command = Command::new(machine::find("smtp-source")?);
         if shipment.is_persistent {
             command.arg("-d");
         }
@@ -125,12 +126,20 @@ impl Source {
             .args(["-l", &shipment.bytes.to_string()])
             .args(["-f", SENDER, "-t", ALIAS])
             .arg(to.to_string());
-        let stderr: File = errors.reopen().context("cannot open the file for smtp-source's errors")?;
         let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr))?;
         Ok(Source { process, errors })
     }
+}
 
-    fn complaint(&self) -> String {
-        std::fs::read_to_string(self.errors.path()).unwrap_or_default().trim().to_owned()
-    }
+/// Where a program may complain without disturbing the table.
+fn error_file() -> anyhow::Result<(NamedTempFile, File)> {
+    let file = NamedTempFile::new().context("cannot create a file for errors")?;
+    let writer = file.reopen().context("cannot open the file for errors")?;
+    Ok((file, writer))
+}
+
+/// The last thing that a program said; one that is unhappy says the same a hundred times.
+fn complaint(errors: &NamedTempFile) -> String {
+    let text = fs::read_to_string(errors.path()).unwrap_or_default();
+    text.lines().next_back().unwrap_or_default().to_owned()
 }
