@@ -1,1 +1,339 @@
-//! (to come)
+//! The whole daemon put together: ports opened, conductors started, signals heard, mail drained.
+//!
+//! `serve` and `demo` both start a [`Daemon`]; tests can, too. The order matters: the store before the ports, so that
+//! nothing is accepted that could not be kept, and `addresses.json` last, so that who reads it can connect.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::address::Mailbox;
+use crate::admin::control::{self, Control};
+use crate::admin::http::{self, Health, Metrics};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{Config, LogFormat};
+use crate::events;
+use crate::id::{Chance, Ids};
+use crate::inbound::{Inbound, Parts, Ruling};
+use crate::outbound::{self, Outbound, Ports};
+use crate::queue::handover::Handover;
+use crate::queue::sqlite::{self, Filter, MessageRow, Mode, Observer, SqliteStore};
+use crate::queue::{State, Store};
+use crate::relay::dial::{TcpDial, Timeouts};
+use crate::smtp::settings::Settings;
+
+/// A running daemon.
+pub struct Daemon {
+    inbound: Arc<Inbound>,
+    outbound: Outbound,
+    store: Arc<SqliteStore>,
+    tasks: Vec<JoinHandle<()>>,
+    data: PathBuf,
+    /// In the order of the configuration.
+    pub listeners: Vec<SocketAddr>,
+    /// The HTTP side, where there is one.
+    pub admin: Option<SocketAddr>,
+}
+
+impl Daemon {
+    /// Opens the queue and the ports, and starts to serve. Must be called inside a tokio runtime. Where it fails nothing
+    /// was accepted.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Daemon> {
+        remove_addresses(&config.data)?;
+        let metrics = Metrics::install()?;
+        let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
+        let store = open_store(&config, &clock, &handover)?;
+        let listeners = bind_all(&config).await?;
+        let admin = match &config.admin {
+            Some(admin) => Some(bind(admin.address).await?),
+            None => None,
+        };
+        let control_socket = control::bind(&config.data)?;
+
+        let chance = Arc::new(Chance::from_system());
+        let ids = Ids::after(store.max_message_id().await?);
+        let parts = Parts {
+            clock: Arc::clone(&clock),
+            chance: Arc::clone(&chance),
+            ids,
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            handover: Arc::clone(&handover),
+        };
+        let inbound = Inbound::new(parts, ruling(&config)?);
+        let outbound = start_outbound(&config, &clock, &store, chance, handover);
+
+        let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
+        let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+        let control = Control {
+            clock: Arc::clone(&clock),
+            store: Arc::clone(&store),
+            inbound: Arc::clone(&inbound),
+            hostname: config.hostname.clone(),
+            listeners: addresses.iter().map(SocketAddr::to_string).collect(),
+            admin: admin_address.map(|address| address.to_string()),
+            started: clock.now(),
+        };
+        let mut tasks = vec![tokio::spawn(Arc::new(control).serve(control_socket))];
+        tasks.push(tokio::spawn(housekeeping(metrics.clone(), Arc::clone(&store), Arc::clone(&clock))));
+        if let Some(admin) = admin {
+            tasks.push(tokio::spawn(http::serve(admin, Arc::new(health(metrics, &store)))));
+        }
+        for (name, listener) in listeners {
+            tasks.push(tokio::spawn(Arc::clone(&inbound).listen(listener, name)));
+        }
+        write_addresses(&config.data, &addresses, admin_address)?;
+        events::serving(&format!("{addresses:?}"), admin_address);
+        Ok(Daemon { inbound, outbound, store, tasks, data: config.data, listeners: addresses, admin: admin_address })
+    }
+
+    /// Takes no more mail, lets what is under way finish for a few seconds, and closes the queue. Whatever could not
+    /// finish stays in the queue.
+    pub async fn drain(self) {
+        events::draining();
+        // Who looks for the addresses of a daemon that takes mail must not find these.
+        let _ = remove_addresses(&self.data);
+        tokio::join!(self.inbound.drain(DRAIN), self.outbound.shutdown(DRAIN));
+        for task in self.tasks {
+            task.abort();
+        }
+        // The socket of a daemon that is gone would only be answered with «connection refused».
+        let _ = std::fs::remove_file(control::socket_path(&self.data));
+        drop(self.store);
+        events::stopped();
+    }
+
+    /// The newest messages, whole.
+    pub async fn latest_messages(&self, count: usize) -> anyhow::Result<Vec<MessageRow>> {
+        let rows = self.store.query(Filter { limit: count * LEGS_LOOKED_AT, ..Filter::default() }).await?;
+        let mut messages = Vec::new();
+        for id in control::messages_of(rows.iter().map(|row| row.id.message)).into_iter().take(count) {
+            messages.extend(self.store.message(id).await?);
+        }
+        Ok(messages)
+    }
+
+    /// Waits until no leg is queued any more, for `limit` at most.
+    pub async fn settled(&self, limit: Duration) {
+        let queued = || self.store.open_legs().iter().any(|(_, state, legs)| *state == State::Queued && *legs > 0);
+        let none_queued = async {
+            while queued() {
+                tokio::time::sleep(SETTLE_LOOK).await;
+            }
+        };
+        // What is still queued then is told as it stands.
+        let _ = tokio::time::timeout(limit, none_queued).await;
+    }
+}
+
+fn open_store(config: &Config, clock: &Arc<dyn Clock>, handover: &Arc<Handover>) -> anyhow::Result<Arc<SqliteStore>> {
+    let retention = sqlite::Retention {
+        ledger: config.retention.ledger,
+        bodies: config.retention.bodies,
+        quarantine: config.retention.quarantine,
+    };
+    let options = sqlite::Options {
+        node: config.hostname.clone(),
+        retention,
+        min_free: config.queue.min_free,
+        mode: Mode::Threaded,
+        clock: Arc::clone(clock),
+        observer: Arc::new(StoreEvents { handover: Arc::clone(handover) }),
+    };
+    let store = SqliteStore::open(&config.data, options);
+    Ok(Arc::new(store.with_context(|| format!("cannot open the queue in `{}`", config.data.display()))?))
+}
+
+/// What the store tells goes into metrics, and wakes lanes.
+struct StoreEvents {
+    handover: Arc<Handover>,
+}
+
+impl Observer for StoreEvents {
+    fn committed(&self, took: Duration, messages: usize) {
+        events::group_committed(messages, took);
+    }
+
+    fn due(&self, route: &str) {
+        self.handover.wake(route);
+    }
+
+    fn ready(&self, ready: bool) {
+        events::store_ready(ready);
+    }
+}
+
+fn ruling(config: &Config) -> anyhow::Result<Ruling> {
+    let postmaster = match config.rules.postmaster() {
+        Some(mailbox) => mailbox,
+        // Without a domain of ours nobody takes it; the rules will say so.
+        None => Mailbox::parse(&format!("postmaster@{}", config.hostname)).context("the hostname is no domain")?,
+    };
+    let limits = config.limits;
+    let session = Settings::new(config.hostname.clone(), postmaster, limits.message_size, limits.recipients);
+    Ok(Ruling {
+        session: Arc::new(session),
+        rules: Arc::clone(&config.rules),
+        routes: config.routes.clone(),
+        legs_max: limits.legs,
+    })
+}
+
+fn start_outbound(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    store: &Arc<SqliteStore>,
+    chance: Arc<Chance>,
+    handover: Arc<Handover>,
+) -> Outbound {
+    let timeouts = Timeouts::rfc5321();
+    let ports = Ports {
+        clock: Arc::clone(clock),
+        store: Arc::clone(store) as Arc<dyn Store>,
+        dial: Arc::new(TcpDial { timeouts }),
+        chance,
+        handover,
+    };
+    let settings = outbound::Settings {
+        hostname: config.hostname.clone(),
+        retry: config.queue.retry.clone(),
+        expire: config.queue.expire,
+        timeouts,
+    };
+    Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect())
+}
+
+async fn bind_all(config: &Config) -> anyhow::Result<Vec<(String, TcpListener)>> {
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        listeners.push((listener.name.clone(), bind(listener.address).await?));
+    }
+    Ok(listeners)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+fn health(metrics: Metrics, store: &Arc<SqliteStore>) -> Health {
+    let (for_gauges, for_ready) = (Arc::clone(store), Arc::clone(store));
+    Health {
+        metrics,
+        refresh: Box::new(move || {
+            for (route, state, legs) in for_gauges.open_legs() {
+                events::open_legs(&route, state.as_str(), legs);
+            }
+            events::data_free(for_gauges.free_bytes());
+        }),
+        ready: Box::new(move || match (for_ready.ready(), for_ready.accepting()) {
+            (true, true) => Ok(()),
+            (false, _) => Err("the queue cannot be written".to_owned()),
+            (true, false) => Err("too little free space for new mail".to_owned()),
+        }),
+    }
+}
+
+/// What is due every few seconds beside the mail.
+async fn housekeeping(metrics: Metrics, store: Arc<SqliteStore>, clock: Arc<dyn Clock>) {
+    let mut known: Vec<(String, State)> = Vec::new();
+    loop {
+        metrics.upkeep();
+        if let Ok(oldest) = store.oldest().await {
+            report_oldest(&mut known, oldest, clock.now());
+        }
+        tokio::time::sleep(HOUSEKEEPING).await;
+    }
+}
+
+/// Sets the age of the oldest leg wherever one is, and 0 where one was.
+fn report_oldest(known: &mut Vec<(String, State)>, oldest: Vec<(String, State, Timestamp)>, now: Timestamp) {
+    for (route, state) in known.iter() {
+        if !oldest.iter().any(|(r, s, _)| r == route && s == state) {
+            events::oldest_leg(route, state.as_str(), Duration::ZERO);
+        }
+    }
+    for (route, state, arrived) in oldest {
+        events::oldest_leg(&route, state.as_str(), now.since(arrived));
+        if !known.iter().any(|(r, s)| *r == route && *s == state) {
+            known.push((route, state));
+        }
+    }
+}
+
+fn addresses_path(data: &Path) -> PathBuf {
+    data.join("addresses.json")
+}
+
+fn remove_addresses(data: &Path) -> anyhow::Result<()> {
+    let path = addresses_path(data);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the old `{}`", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Where we listen, for scripts that chose port 0. It appears whole, once every listener accepts.
+fn write_addresses(data: &Path, listeners: &[SocketAddr], admin: Option<SocketAddr>) -> anyhow::Result<()> {
+    let path = addresses_path(data);
+    let part = path.with_extension("json.part");
+    let text = serde_json::json!({ "listeners": listeners, "admin": admin }).to_string();
+    std::fs::write(&part, text + "\n")
+        .and_then(|()| std::fs::rename(&part, &path))
+        .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// The runtime that everything runs on: a thread for each processor.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn until_signalled() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Sends log lines to standard output through a thread of its own: a slow reader of the log delays no mail; lines that
+/// find no room are dropped. The guard writes out what is left when it is dropped.
+pub fn install_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
+    use tracing_subscriber::EnvFilter;
+
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stdout());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_target(false);
+    match format {
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Text => subscriber.with_ansi(false).init(),
+    }
+    guard
+}
+
+/// Raises the limit on open files to what the system allows: a session and a delivery need one each.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, connections beyond it wait in the backlog.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
+const LANE_PLACES: usize = 1_000;
+/// SIGTERM to exit in under five seconds, as service managers and operators expect.
+const DRAIN: Duration = Duration::from_secs(4);
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+const SETTLE_LOOK: Duration = Duration::from_millis(5);
+/// Legs of one message are next to each other; more than the demonstration makes.
+const LEGS_LOOKED_AT: usize = 10;

@@ -1,1 +1,342 @@
-//! (to come)
+//! What happens, one function each: its log line and its metrics stand side by side, so that they cannot disagree.
+//!
+//! One wide line for each message and for each attempt, keyed by id. Text that a peer chose is escaped and cut
+//! before it is logged ([`quoted`]); no metric label is chosen by a peer. Metric names are an interface: README and
+//! `deploy/` rely on them.
+
+use std::fmt::{self, Display};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use tracing::{debug, info, warn};
+
+use crate::clock::Timestamp;
+use crate::reply::Reply;
+
+// Sessions
+
+pub fn session_opened(listener: &str) {
+    counter!("pointsman_connections_total", "listener" => listener.to_owned(), "result" => "accepted").increment(1);
+    gauge!("pointsman_sessions", "listener" => listener.to_owned()).increment(1.0);
+}
+
+pub fn session_closed(listener: &str, client: IpAddr, why: &str) {
+    gauge!("pointsman_sessions", "listener" => listener.to_owned()).decrement(1.0);
+    debug!(event = "session", listener, %client, why);
+}
+
+/// A connection that got no session: `reply` says why.
+pub fn connection_refused(listener: &str, client: IpAddr, reply: &Reply) {
+    counter!("pointsman_connections_total", "listener" => listener.to_owned(), "result" => "refused").increment(1);
+    info!(event = "connection-refused", listener, %client, %reply);
+}
+
+/// Accepting a connection failed, e.g. for want of file descriptors.
+pub fn accept_failed(listener: &str, error: &std::io::Error) {
+    counter!("pointsman_connections_total", "listener" => listener.to_owned(), "result" => "failed").increment(1);
+    warn!(event = "accept-failed", listener, %error, "cannot accept a connection, trying again");
+}
+
+// Recipients and messages
+
+pub fn recipient_accepted() {
+    counter!("pointsman_recipients_total", "result" => "accepted").increment(1);
+}
+
+/// A recipient was refused at RCPT.
+pub fn recipient_refused(client: IpAddr, helo: &str, sender: &str, recipient: &str, reply: &Reply) {
+    let result = if reply.is_transient() { "deferred" } else { "rejected" };
+    counter!("pointsman_recipients_total", "result" => result).increment(1);
+    info!(
+        event = "recipient", result, %client, helo = %quoted(helo), sender = %quoted(sender),
+        recipient = %quoted(recipient), %reply
+    );
+}
+
+/// What the line of an accepted message says.
+#[derive(Debug)]
+pub struct MessageAccepted<'a> {
+    pub id: &'a str,
+    pub listener: &'a str,
+    pub client: IpAddr,
+    pub helo: &'a str,
+    pub sender: &'a str,
+    /// The aliases, separated by commas.
+    pub recipients: &'a str,
+    pub message_id: &'a str,
+    pub size: u64,
+    pub legs: usize,
+    /// The rules that applied, separated by commas.
+    pub rules: &'a str,
+    /// From the final dot to the reply.
+    pub took: Duration,
+}
+
+pub fn message_accepted(message: &MessageAccepted<'_>) {
+    counter!("pointsman_messages_total", "result" => "accepted").increment(1);
+    histogram!("pointsman_accept_seconds").record(message.took.as_secs_f64());
+    info!(
+        event = "message",
+        result = "accepted",
+        id = message.id,
+        listener = message.listener,
+        client = %message.client,
+        helo = %quoted(message.helo),
+        sender = %quoted(message.sender),
+        recipients = %quoted(message.recipients),
+        message_id = %quoted(message.message_id),
+        size = message.size,
+        legs = message.legs,
+        rules = message.rules,
+        took_ms = millis(message.took),
+    );
+}
+
+/// A whole message was refused after its final dot.
+pub fn message_refused(listener: &str, client: IpAddr, sender: &str, recipients: &str, size: u64, reply: &Reply) {
+    let result = if reply.is_transient() { "deferred" } else { "rejected" };
+    counter!("pointsman_messages_total", "result" => result).increment(1);
+    info!(
+        event = "message", result, listener, %client, sender = %quoted(sender), recipients = %quoted(recipients),
+        size, %reply
+    );
+}
+
+/// The client went away, or gave up, while it sent a message: nothing was stored.
+pub fn message_aborted(listener: &str, client: IpAddr) {
+    counter!("pointsman_messages_total", "result" => "aborted").increment(1);
+    info!(event = "message", result = "aborted", listener, %client);
+}
+
+/// A rule applied to a recipient of an accepted message.
+pub fn rule_hit(rule: &str, now: Timestamp) {
+    counter!("pointsman_rule_hits_total", "rule" => rule.to_owned()).increment(1);
+    gauge!("pointsman_rule_last_hit_timestamp_seconds", "rule" => rule.to_owned()).set(now.0 as f64 / 1000.0);
+}
+
+// Legs
+
+/// A leg entered a state.
+pub fn leg_entered(route: &str, state: &'static str, reason: &'static str) {
+    counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => state, "reason" => reason).increment(1);
+}
+
+/// The queue committed a group of `messages` in `took`.
+pub fn group_committed(messages: usize, took: Duration) {
+    histogram!("pointsman_commit_seconds").record(took.as_secs_f64());
+    histogram!("pointsman_commit_batch_messages").record(messages as f64);
+}
+
+// Outbound
+
+/// One attempt to relay a leg, whole: the wide event of the way out.
+#[derive(Clone, Copy)]
+pub struct AttemptEnded<'a> {
+    pub leg: &'a dyn Display,
+    pub route: &'a str,
+    pub alias: &'a str,
+    /// Our name for the target where it has one: the address itself is a secret.
+    pub target_name: Option<&'a str>,
+    pub target: &'a str,
+    /// Host and address; empty where none answered.
+    pub peer: &'a str,
+    pub stage: &'a str,
+    /// ok, tempfail, permfail, timeout, tls, connect.
+    pub result: &'static str,
+    pub reply: &'a str,
+    /// Attempts so far, this one with them.
+    pub attempt: u32,
+    pub duration: Duration,
+    pub state: &'static str,
+    pub reason: &'static str,
+}
+
+pub fn attempt_ended(event: AttemptEnded<'_>) {
+    metrics::counter!("pointsman_attempts_total", "route" => event.route.to_owned(), "result" => event.result)
+        .increment(1);
+    let target = event.target_name.map_or_else(|| masked(event.target), str::to_owned);
+    info!(
+        event = "attempt",
+        leg = %event.leg,
+        route = event.route,
+        alias = event.alias,
+        target,
+        peer = event.peer,
+        stage = event.stage,
+        result = event.result,
+        reply = scrubbed(event.reply, event.target),
+        attempt = event.attempt,
+        took_ms = millis(event.duration),
+        state = event.state,
+        reason = event.reason,
+    );
+}
+
+/// A leg was delivered, so long after its message was received.
+pub fn leg_delivered(route: &str, since_received: Duration) {
+    metrics::histogram!("pointsman_delivery_seconds", "route" => route.to_owned()).record(since_received.as_secs_f64());
+}
+
+/// A leg waits for an administrator: our configuration or our disk is wrong.
+pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &str) {
+    warn!(event = "leg-held", %leg, route, reason, detail);
+}
+
+/// No host of the route can be reached: `legs` legs share that answer, and nobody dials for `wait`.
+pub fn lane_backed_off(route: &str, legs: usize, wait: Duration, why: &str) {
+    warn!(event = "route-backs-off", route, legs, seconds = wait.as_secs_f64(), why);
+}
+
+/// A route that backed off is reached again.
+pub fn lane_reopened(route: &str) {
+    info!(event = "route-reached-again", route);
+}
+
+/// A worker's task panicked; its leg goes back to the queue.
+pub fn worker_panicked(route: &str) {
+    tracing::error!(event = "worker-panicked", route, "a relay worker panicked, its leg goes back to the queue");
+}
+
+/// The way out cannot use the store; it tries again.
+pub fn outbound_store_failed(route: &str, what: &'static str, error: &dyn Display) {
+    tracing::error!(event = "store-failed", route, what, %error);
+}
+
+/// A settlement found the leg in other hands or final already.
+pub fn settlement_not_ours(leg: &dyn Display, route: &str) {
+    warn!(event = "leg-changed-hands", %leg, route, "the leg had changed hands, its outcome was not written");
+}
+
+/// The wall clock left the monotonic one by `by`: for an hour no leg expires.
+pub fn clock_jumped(by: Duration) {
+    warn!(event = "clock-jumped", seconds = by.as_secs(), "the wall clock jumped, expiry is suspended for an hour");
+}
+
+/// `c***@domain`: enough to recognise, too little to write to.
+fn masked(address: &str) -> String {
+    let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
+    let first = local.chars().next().map(String::from).unwrap_or_default();
+    format!("{first}***@{domain}")
+}
+
+/// A reply without the target's address, which remotes love to repeat.
+fn scrubbed(reply: &str, target: &str) -> String {
+    // ASCII lower case keeps the positions of octets.
+    let (lower, wanted) = (reply.to_ascii_lowercase(), target.to_ascii_lowercase());
+    if wanted.is_empty() || !lower.contains(&wanted) {
+        return reply.to_owned();
+    }
+    let mut clean = String::with_capacity(reply.len());
+    let mut copied = 0;
+    for (at, _) in lower.match_indices(&wanted) {
+        clean.push_str(&reply[copied..at]);
+        clean.push_str(&masked(target));
+        copied = at + wanted.len();
+    }
+    clean + &reply[copied..]
+}
+
+// The daemon
+
+pub fn serving(listeners: &str, admin: Option<SocketAddr>) {
+    gauge!("pointsman_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let admin = admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    info!(event = "serving", version = env!("CARGO_PKG_VERSION"), listeners, admin);
+}
+
+/// The queue can be written again, or no more: then new mail is answered 4xx.
+pub fn store_ready(ready: bool) {
+    if ready {
+        info!(event = "store-ready", "the queue can be written again");
+    } else {
+        tracing::error!(event = "store-failed", "the queue cannot be written: new mail is answered 451");
+    }
+}
+
+/// Gauges that are read from the store.
+pub fn open_legs(route: &str, state: &'static str, legs: u64) {
+    gauge!("pointsman_open_legs", "route" => route.to_owned(), "state" => state).set(legs as f64);
+}
+
+pub fn oldest_leg(route: &str, state: &'static str, age: Duration) {
+    gauge!("pointsman_open_legs_oldest_seconds", "route" => route.to_owned(), "state" => state).set(age.as_secs_f64());
+}
+
+pub fn data_free(bytes: u64) {
+    gauge!("pointsman_data_free_bytes").set(bytes as f64);
+}
+
+pub fn draining() {
+    info!(event = "draining", "no new sessions; finishing what is under way");
+}
+
+pub fn stopped() {
+    info!(event = "stopped");
+}
+
+/// An operator changed legs over the control socket.
+pub fn operated(by: &str, action: &str, legs: usize) {
+    info!(event = "operator", by, action, legs);
+}
+
+// Text that others chose
+
+/// Escapes control and invisible characters of a peer's text and cuts it at [`PEER_TEXT_CHARS_MAX`].
+#[must_use]
+pub fn quoted(text: &str) -> Quoted<'_> {
+    Quoted(text)
+}
+
+/// See [`quoted`].
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (count, c) in self.0.chars().enumerate() {
+            if count == PEER_TEXT_CHARS_MAX {
+                return f.write_str("…");
+            }
+            if c.is_control()
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
+                write!(f, "\\u{{{:x}}}", u32::from(c))?;
+            } else {
+                fmt::Write::write_char(f, c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Longer than any address (254), so that nothing is cut without an attack.
+const PEER_TEXT_CHARS_MAX: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_text_stays_on_its_line_and_is_cut() {
+        assert_eq!(quoted("a\r\nb\u{1b}[2J\u{2028}").to_string(), "a\\u{d}\\u{a}b\\u{1b}[2J\\u{2028}");
+        let at = |n: usize| quoted(&"x".repeat(n)).to_string().chars().count();
+        assert_eq!(at(PEER_TEXT_CHARS_MAX), PEER_TEXT_CHARS_MAX);
+        assert!(quoted(&"x".repeat(PEER_TEXT_CHARS_MAX + 1)).to_string().ends_with('…'));
+    }
+
+    #[test]
+    fn an_intake_address_does_not_reach_the_log() {
+        assert_eq!(masked("cases-7f3a@crm.example"), "c***@crm.example");
+        assert_eq!(masked("\"é b@c\"@crm.example"), "\"***@crm.example");
+        assert_eq!(
+            scrubbed("550 <Cases@CRM.example>: no, cases@crm.example", "cases@crm.example"),
+            "550 <c***@crm.example>: no, c***@crm.example"
+        );
+        assert_eq!(scrubbed("250 ok", "cases@crm.example"), "250 ok");
+    }
+}

@@ -1,7 +1,7 @@
-//! Arguments in, exit code out.
+//! Arguments in, exit code out. Everything else is the library's: `src/lib.rs` is the map.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    pointsman::cli::run()
 }

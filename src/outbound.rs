@@ -1,1 +1,315 @@
-//! (to come)
+//! The conductor of the way out: what is due is claimed, relayed, settled.
+//!
+//! Each route has a lane. Its *feeder* brings legs into the lane: those handed over in memory by the inbound side, and
+//! those that it claims from the store when they are due. *Workers*, up to the route's concurrency, take them out;
+//! each leads one transaction at a time, keeps its session while there is work, and takes its next leg only when the
+//! last one is settled, so that a crash repeats at most one delivery for each leg in flight.
+//!
+//! When no host of a route can be reached, that one answer settles all legs that wait in the lane, each on its own
+//! schedule; then the lane backs off, and what is accepted meanwhile stays in the store. A 4xx concerns its leg alone.
+//! One route's trouble costs another nothing: they share no queue, no worker and no session.
+//!
+//! Time, the store, the dialler and chance are given to it, so that a day of mail passes in seconds in a test.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::clock::{Clock, Timestamp};
+use crate::events;
+use crate::id::{Chance, LegId};
+use crate::queue::handover::Handover;
+use crate::queue::schedule::{Jump, JumpWatch};
+use crate::queue::{OwnedLeg, Reason, Settlement, State, Store};
+use crate::relay::Route;
+use crate::relay::dial::{Dial, Timeouts};
+
+mod backoff;
+mod lane;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use lane::{LOOK_MAX, Lane};
+
+/// What the administrator chose for the way out.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name in EHLO where a route has none of its own.
+    pub hostname: String,
+    /// Waits between attempts; the last repeats.
+    pub retry: Vec<Duration>,
+    /// A leg that fails when it is older than this is given up.
+    pub expire: Duration,
+    pub timeouts: Timeouts,
+}
+
+/// The ports that the conductor stands on.
+#[derive(Clone)]
+pub struct Ports {
+    pub clock: Arc<dyn Clock>,
+    pub store: Arc<dyn Store>,
+    pub dial: Arc<dyn Dial>,
+    pub chance: Arc<Chance>,
+    pub handover: Arc<Handover>,
+}
+
+/// The running way out.
+pub struct Outbound {
+    feeders: JoinSet<()>,
+    /// `Some`: drain, and be done by then.
+    stop: watch::Sender<Option<Instant>>,
+}
+
+/// What all lanes share.
+struct Shared {
+    ports: Ports,
+    settings: Settings,
+    jumps: Mutex<JumpWatch>,
+}
+
+impl Outbound {
+    /// Starts a lane for each route. `ports.handover` must know the same routes; a lane whose receiver is taken already
+    /// lives from the store alone. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn start(ports: Ports, settings: Settings, routes: Vec<Route>) -> Outbound {
+        let (stop, _) = watch::channel(None);
+        let mut feeders = JoinSet::new();
+        let now = ports.clock.now();
+        let shared = Arc::new(Shared { ports, settings, jumps: Mutex::new(JumpWatch::default()) });
+        let names: HashSet<String> = routes.iter().map(|route| route.name.clone()).collect();
+        for route in routes {
+            let feeder = Feeder {
+                handed: shared.ports.handover.take_receiver(&route.name),
+                due: shared.ports.handover.bell(&route.name).unwrap_or_default(),
+                lane: Arc::new(Lane::new(route, now)),
+                shared: Arc::clone(&shared),
+                workers: JoinSet::new(),
+                stop: stop.subscribe(),
+            };
+            feeders.spawn(feeder.run());
+        }
+        feeders.spawn(hold_strays(shared, names, stop.subscribe()));
+        Outbound { feeders, stop }
+    }
+
+    /// Drains: claims no more, gives back what waits, lets transactions in flight end for up to `grace`, closes
+    /// sessions with QUIT. What is still in flight then is cut off, and its legs are given back.
+    pub async fn shutdown(mut self, grace: Duration) {
+        self.stop.send_replace(Some(tokio::time::Instant::now() + grace));
+        while self.feeders.join_next().await.is_some() {}
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Timestamp {
+        self.ports.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.ports.clock.monotonic()
+    }
+
+    /// Whether a failed attempt may end in `expired`: not within an hour of a jump of the wall clock.
+    fn may_expire(&self) -> bool {
+        let (now, monotonic) = (self.now(), self.monotonic());
+        let mut jumps = self.jumps.lock().expect("no code panics while it holds this lock");
+        match jumps.look(now, monotonic) {
+            Jump::None => {}
+            Jump::Forward { by } | Jump::Backward { by } => events::clock_jumped(by),
+        }
+        jumps.may_expire(monotonic)
+    }
+
+    /// Gives legs back to the store. Where that fails they stay ours, and the next start frees them.
+    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp) {
+        if legs.is_empty() {
+            return;
+        }
+        if let Err(error) = self.ports.store.release(legs, due).await {
+            events::outbound_store_failed(route, "release", &error);
+        }
+    }
+}
+
+/// Brings legs into one lane and starts its workers.
+struct Feeder {
+    lane: Arc<Lane>,
+    shared: Arc<Shared>,
+    handed: Option<mpsc::Receiver<OwnedLeg>>,
+    /// Rings when ownerless legs were committed.
+    due: Arc<Notify>,
+    workers: JoinSet<()>,
+    stop: watch::Receiver<Option<Instant>>,
+}
+
+impl Feeder {
+    async fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            let stop = *self.stop.borrow_and_update();
+            if let Some(deadline) = stop {
+                return self.drain(deadline).await;
+            }
+            self.release_orphans().await;
+            self.claim().await;
+            for _ in 0..self.lane.to_start(self.shared.monotonic()) {
+                self.workers.spawn(worker::work(Arc::clone(&self.lane), Arc::clone(&self.shared)));
+            }
+            let room = self.lane.room();
+            let rest = self.lane.sleep(self.shared.now(), self.shared.monotonic());
+            tokio::select! {
+                taken = receive(&mut self.handed, &mut batch, room), if room > 0 => {
+                    self.lane.push(batch.drain(..));
+                    if taken == 0 {
+                        self.handed = None;
+                    }
+                }
+                () = self.due.notified() => self.lane.look_by(self.shared.now()),
+                () = self.lane.bell.notified() => {}
+                Some(ended) = self.workers.join_next() => self.note_end(ended),
+                // The sender outlives the feeders: what changes is the value.
+                _ = self.stop.changed() => {}
+                () = sleep(rest) => {}
+            }
+        }
+    }
+
+    fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            events::worker_panicked(&self.lane.route.name);
+        }
+    }
+
+    async fn release_orphans(&self) {
+        let orphans = self.lane.take_orphans();
+        if orphans.is_empty() {
+            return;
+        }
+        // What made a worker panic may do so again: not at once.
+        let due = self.shared.now().after(ORPHAN_WAIT);
+        self.shared.release(&self.lane.route.name, orphans, due).await;
+        self.lane.look_by(due);
+    }
+
+    /// Claims what is due, if it is time to look and there is room.
+    async fn claim(&self) {
+        let shared = &self.shared;
+        let route = &self.lane.route.name;
+        let now = shared.now();
+        let limit = self.lane.claims(now, shared.monotonic(), now.after(LOOK_MAX));
+        if limit == 0 {
+            return;
+        }
+        let legs = match shared.ports.store.claim(route, now, limit).await {
+            Ok(legs) => legs,
+            Err(error) => {
+                events::outbound_store_failed(route, "claim", &error);
+                return self.lane.look_by(now.after(STORE_WAIT));
+            }
+        };
+        let all = legs.len() < limit;
+        self.lane.push(legs);
+        if !all {
+            return self.lane.look_by(now);
+        }
+        match shared.ports.store.next_due().await {
+            Ok(dues) => {
+                if let Some((_, due)) = dues.iter().find(|(name, _)| name == route) {
+                    // What is due and was not claimed cannot be claimed yet: asking at once would not change it.
+                    self.lane.look_by((*due).max(now.after(STORE_WAIT_MIN)));
+                }
+            }
+            Err(error) => events::outbound_store_failed(route, "next due", &error),
+        }
+    }
+
+    async fn drain(mut self, deadline: Instant) {
+        let route = self.lane.route.name.clone();
+        self.shared.ports.handover.set_paused(&route, true);
+        let mut waiting: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
+        if let Some(handed) = &mut self.handed {
+            handed.close();
+            // A slot reserved before the drain may still be filled; then it is given back.
+            while let Ok(Some(leg)) = timeout_at(deadline, handed.recv()).await {
+                waiting.push(leg.id);
+            }
+        }
+        self.shared.release(&route, waiting, self.shared.now()).await;
+        while let Ok(Some(ended)) = timeout_at(deadline, self.workers.join_next()).await {
+            self.note_end(ended);
+        }
+        self.workers.shutdown().await;
+        // A worker may have put a leg back at the last moment.
+        let mut left: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
+        left.extend(self.lane.take_orphans());
+        self.shared.release(&route, left, self.shared.now()).await;
+    }
+}
+
+/// Up to `room` legs that were handed over; 0 when nobody can hand over any more. Safe to cancel.
+async fn receive(handed: &mut Option<mpsc::Receiver<OwnedLeg>>, batch: &mut Vec<OwnedLeg>, room: usize) -> usize {
+    match handed {
+        Some(handed) => handed.recv_many(batch, room).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Holds the legs of routes that the configuration does not have (any more), so that they do not lie unseen.
+async fn hold_strays(shared: Arc<Shared>, routes: HashSet<String>, mut stop: watch::Receiver<Option<Instant>>) {
+    loop {
+        match shared.ports.store.next_due().await {
+            Ok(dues) => {
+                for (route, due) in dues {
+                    if !routes.contains(&route) && due <= shared.now() {
+                        hold_route(&shared, &route).await;
+                    }
+                }
+            }
+            Err(error) => events::outbound_store_failed("", "next due", &error),
+        }
+        tokio::select! {
+            _ = stop.changed() => return,
+            () = sleep(LOOK_MAX) => {}
+        }
+    }
+}
+
+async fn hold_route(shared: &Shared, route: &str) {
+    let now = shared.now();
+    let legs = match shared.ports.store.claim(route, now, STRAYS_AT_ONCE).await {
+        Ok(legs) => legs,
+        Err(error) => return events::outbound_store_failed(route, "claim", &error),
+    };
+    let detail = format!("the configuration has no route `{route}`");
+    let settlements = legs.iter().map(|leg| hold(leg, now, Reason::Route, &detail)).collect();
+    worker::settle(shared, route, settlements, || false).await;
+}
+
+/// A leg that waits an hour for an administrator to mend the configuration. No attempt was made.
+fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlement {
+    Settlement {
+        leg: leg.id,
+        epoch: leg.epoch,
+        at: now,
+        state: State::Held,
+        reason,
+        detail: detail.to_owned(),
+        due: Some(now.after(CONFIGURATION_WAIT)),
+        attempt: None,
+        dsn: None,
+        follow_ups: Vec::new(),
+    }
+}
+
+const ORPHAN_WAIT: Duration = Duration::from_secs(60);
+const STORE_WAIT: Duration = Duration::from_secs(5);
+const STORE_WAIT_MIN: Duration = Duration::from_secs(1);
+/// An administrator mends a configuration in hours, not in minutes.
+const CONFIGURATION_WAIT: Duration = Duration::from_secs(60 * 60);
+const STRAYS_AT_ONCE: usize = 100;

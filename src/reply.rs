@@ -161,6 +161,7 @@ pub const TOO_MANY_RECIPIENTS: Reply =
     Reply::new(452, Enhanced(4, 5, 3), "too many recipients, send the others in a further transaction");
 pub const OK: Reply = Reply::new(250, Enhanced(2, 0, 0), "ok");
 pub const CANNOT_VERIFY: Reply = Reply::new(252, Enhanced(2, 5, 0), "cannot verify, but will take mail and try");
+pub const HELP: Reply = Reply::new(214, Enhanced(2, 0, 0), "this server takes mail as RFC 5321 says");
 pub const BYE: Reply = Reply::new(221, Enhanced(2, 0, 0), "bye");
 pub const START_DATA: Reply =
     Reply { code: 354, enhanced: None, text: Cow::Borrowed("go ahead, end with <CRLF>.<CRLF>") };
@@ -174,7 +175,6 @@ pub const TOO_MANY_LEGS: Reply = Reply::new(554, Enhanced(5, 5, 3), "the rules m
 pub const NO_SUCH_RECIPIENT: Reply = Reply::new(550, Enhanced(5, 1, 1), "no such address here");
 pub const NOT_OURS: Reply = Reply::new(550, Enhanced(5, 7, 1), "relaying denied");
 pub const LOCAL_ERROR: Reply = Reply::new(451, Enhanced(4, 3, 0), "local error, try again later");
-pub const STORE_BUSY: Reply = Reply::new(451, Enhanced(4, 3, 2), "busy, try again later");
 pub const DISK_FULL: Reply = Reply::new(452, Enhanced(4, 3, 1), "insufficient storage, try again later");
 
 #[cfg(test)]

@@ -1,1 +1,104 @@
-//! (to come)
+//! The command line: what an administrator types, and the exit code that comes back.
+//!
+//! `check` and `explain` read the configuration themselves. The others ask the running daemon over its control socket;
+//! without a daemon, `queue list`, `queue show`, `quarantine list` and `trace` read the queue from disk.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod ask;
+mod check;
+mod demo;
+mod explain;
+mod render;
+mod serve;
+mod standin;
+
+/// An inbound SMTP router for routing-only addresses.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, about, max_term_width = 100)]
+struct Cli {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "F", default_value = "/etc/pointsman/pointsman.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Serve,
+    /// See it work: daemon, stand-in CRM and one message, all in this process
+    Demo,
+    /// Check configuration and rules, and run the rules' tests
+    Check(check::CheckArgs),
+    /// Show how the rules decide about a message, and why
+    Explain(explain::ExplainArgs),
+    /// Look at legs and act on them
+    #[command(subcommand)]
+    Queue(ask::QueueCommand),
+    /// Look at quarantined legs and decide about them
+    #[command(subcommand)]
+    Quarantine(ask::QuarantineCommand),
+    /// What became of a message
+    Trace(ask::TraceArgs),
+    /// How the daemon is doing
+    Status(Output),
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Args)]
+struct Output {
+    /// One JSON object a line instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Done,
+    /// Findings or errors.
+    Findings,
+    Usage,
+    /// There is no daemon to ask.
+    NotRunning,
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> ExitCode {
+        ExitCode::from(match ended {
+            Ended::Done => 0,
+            Ended::Findings => 1,
+            Ended::Usage => 2,
+            Ended::NotRunning => 3,
+        })
+    }
+}
+
+/// Reads the arguments, does what they say and returns the exit code. Prints every error itself.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let ended = match &cli.command {
+        Command::Serve => serve::run(&cli.config),
+        Command::Demo => demo::run(),
+        Command::Check(args) => Ok(check::run(&cli.config, args)),
+        Command::Explain(args) => explain::run(&cli.config, args),
+        Command::Queue(command) => ask::queue(&cli.config, command),
+        Command::Quarantine(command) => ask::quarantine(&cli.config, command),
+        Command::Trace(args) => ask::trace(&cli.config, args),
+        Command::Status(output) => ask::status(&cli.config, output.json),
+    };
+    match ended {
+        Ok(ended) => ended.into(),
+        Err(error) => {
+            // The one place that prints an error with its whole chain.
+            eprintln!("pointsman: {error:#}");
+            Ended::Findings.into()
+        }
+    }
+}

@@ -1,1 +1,286 @@
-//! (to come)
+//! The configuration, resolved and checked: defaults filled in, names looked up, paths absolute to where the file stands.
+//!
+//! `raw` is the file as typed. [`resolve`] makes a [`Config`] of it and of the rules; it reads nothing, so that it is
+//! tested on strings. `load` is the shell around it that reads files.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::diagnostic::{Diagnostic, Placed, Report, Source};
+use crate::document::{list, nearest};
+use crate::network::Network;
+use crate::relay::{Host, Route, TlsMode};
+use crate::rules::{self, RuleSet, Surroundings};
+
+pub mod units;
+pub mod raw;
+pub mod load;
+
+pub use load::{Summary, check};
+
+use raw::{Raw, RawRoute};
+
+/// Everything that the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that it came from.
+    pub path: PathBuf,
+    /// In banner, EHLO and Received.
+    pub hostname: String,
+    pub data: PathBuf,
+    /// Never empty.
+    pub listeners: Vec<Listener>,
+    pub limits: Limits,
+    /// Always has `default`.
+    pub routes: BTreeMap<String, Arc<Route>>,
+    pub queue: Queue,
+    pub retention: Retention,
+    /// `None`: no HTTP.
+    pub admin: Option<Admin>,
+    pub log: LogFormat,
+    pub rules: Arc<RuleSet>,
+    /// In the order in which they were read.
+    pub rule_files: Vec<PathBuf>,
+    /// What the files ask for that is not built yet.
+    pub inert: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The metric label.
+    pub name: String,
+    pub address: SocketAddr,
+    pub tls: ListenerTls,
+    /// Peers that must send a PROXY header.
+    pub proxy: Vec<Network>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerTls {
+    Off,
+    StartTls,
+    Implicit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In octets, as received.
+    pub message_size: u64,
+    /// Of one transaction.
+    pub recipients: usize,
+    /// Of one message.
+    pub legs: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Waits before the second attempt, the third …; the last repeats. Never empty.
+    pub retry: Vec<Duration>,
+    pub expire: Duration,
+    /// Octets that must be free on `data`'s file system for new mail.
+    pub min_free: u64,
+}
+
+/// How long things are kept when they are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub ledger: Duration,
+    pub bodies: Duration,
+    pub quarantine: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+    pub token_file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// A rules file that was found: its path, and what stands in it.
+pub struct RuleSource {
+    pub path: PathBuf,
+    pub source: Arc<Source>,
+}
+
+impl Config {
+    /// Reads the file at `path` and all that it names. The report of a success holds warnings at the most.
+    pub fn load(path: &Path) -> Result<(Config, Report), Report> {
+        load::load(path)
+    }
+
+    /// The data directory that the file at `path` names, whatever else is wrong with the configuration. An error only
+    /// where the file cannot be read or is no TOML.
+    pub fn data_dir(path: &Path) -> Result<PathBuf, Report> {
+        load::data_dir(path)
+    }
+}
+
+/// The configuration that `raw` and the rules files make, or `None` where `report` gained an error.
+///
+/// `read` gives the text of a file that a rules file names: from the rules file's path and the name as written.
+pub fn resolve(
+    path: &Path,
+    raw: Raw,
+    rule_sources: Vec<RuleSource>,
+    read: &dyn Fn(&str, &str) -> Result<String, String>,
+    report: &mut Report,
+) -> Option<Config> {
+    let before = report.errors();
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let listeners = listeners(&raw, report);
+    let routes = routes(&raw, report);
+    let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
+    let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
+    let parsed = rules::parse(&sources, &Surroundings { routes: &has_hosts, read }, report);
+    let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
+    if report.errors() > before {
+        return None;
+    }
+    let data = data_dir(path, &raw);
+    let admin = raw.admin.map(|admin| Admin {
+        address: admin.address.unwrap_or(SocketAddr::from(ADMIN)),
+        token_file: admin.token_file.map_or_else(|| data.join("admin.token"), |file| folder.join(file)),
+    });
+    let mut inert = raw.inert;
+    inert.extend(parsed.inert);
+    inert.sort_unstable();
+    inert.dedup();
+    let count = |number: Option<u64>, default| number.and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
+    Some(Config {
+        path: path.to_owned(),
+        hostname: hostname.value.to_string(),
+        listeners,
+        limits: Limits {
+            message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),
+            recipients: count(raw.recipients, RECIPIENTS),
+            legs: count(raw.legs, LEGS),
+        },
+        routes,
+        queue: Queue {
+            retry: raw.retry.unwrap_or_else(|| RETRY_MINUTES.map(|m| Duration::from_secs(m * 60)).to_vec()),
+            expire: raw.expire.unwrap_or(5 * DAY),
+            min_free: raw.min_free.unwrap_or(MIN_FREE),
+        },
+        retention: Retention {
+            ledger: raw.retention_ledger.unwrap_or(30 * DAY),
+            bodies: raw.retention_bodies.unwrap_or(Duration::ZERO),
+            quarantine: raw.retention_quarantine.unwrap_or(30 * DAY),
+        },
+        admin,
+        log: raw.log_format.unwrap_or(LogFormat::Json),
+        rules: Arc::new(parsed.rules),
+        rule_files: rule_sources.into_iter().map(|file| file.path).collect(),
+        data,
+        inert,
+    })
+}
+
+fn data_dir(path: &Path, raw: &Raw) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).join(raw.data.as_deref().unwrap_or(DATA))
+}
+
+fn listeners(raw: &Raw, report: &mut Report) -> Vec<Listener> {
+    let tls_default = if raw.has_tls { ListenerTls::StartTls } else { ListenerTls::Off };
+    if raw.listeners.is_empty() {
+        let address = SocketAddr::from(LISTENER);
+        return vec![Listener { name: "0".to_owned(), address, tls: tls_default, proxy: Vec::new() }];
+    }
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (position, entry) in raw.listeners.iter().enumerate() {
+        let name = entry.name.as_ref().map_or_else(|| position.to_string(), |name| name.value.clone());
+        if listeners.iter().any(|other| other.name == name) {
+            let place = entry.name.as_ref().map_or(&entry.place, |name| &name.place);
+            report.add(Diagnostic::error(format!("two listeners are called `{name}`")).at(place));
+        }
+        // Whoever wants encryption and gets none must not learn it from a packet dump.
+        if let Some(Placed { value: ListenerTls::StartTls | ListenerTls::Implicit, place }) = &entry.tls
+            && !raw.has_tls
+        {
+            let bare = Diagnostic::error("the listener wants TLS, and there is no `[tls]`").at(place);
+            report.add(bare.help("add `[tls]` with `certificate` and `key`, or write `tls = \"off\"`"));
+        }
+        let Some(address) = &entry.address else { continue };
+        let tls = entry.tls.as_ref().map_or(tls_default, |tls| tls.value);
+        listeners.push(Listener { name, address: address.value, tls, proxy: entry.proxy.clone() });
+    }
+    listeners
+}
+
+fn routes(raw: &Raw, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
+    let mut names: Vec<&str> = raw.routes.iter().map(|route| route.name.value.as_str()).collect();
+    names.push("default");
+    for fallback in raw.routes.iter().filter_map(|route| route.fallback.as_ref()) {
+        if !names.contains(&fallback.value.as_str()) {
+            let mut unknown = Diagnostic::error(format!("there is no route `{}`", fallback.value)).at(&fallback.place);
+            if let Some(near) = nearest(&fallback.value, &names) {
+                unknown = unknown.label(format!("did you mean `{near}`?"));
+            }
+            report.add(unknown.help(format!("there are: {}", list(&names))));
+        }
+    }
+    let mut routes: BTreeMap<String, Arc<Route>> =
+        raw.routes.iter().map(|r| (r.name.value.clone(), route(r))).collect();
+    routes.entry("default".to_owned()).or_insert_with(|| Arc::new(default_route("default")));
+    routes
+}
+
+fn route(raw: &RawRoute) -> Arc<Route> {
+    let default = default_route(&raw.name.value);
+    let port = raw.port.unwrap_or(SMTP_PORT);
+    Arc::new(Route {
+        hosts: raw.hosts.iter().map(|h| Host { name: h.name.clone(), port: h.port.unwrap_or(port) }).collect(),
+        tls: raw.tls.unwrap_or(default.tls),
+        helo: raw.helo.clone(),
+        source: raw.source,
+        concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
+        dedupe: raw.dedupe.unwrap_or(default.dedupe),
+        name: default.name,
+    })
+}
+
+/// A route that says nothing: the MX of the recipient's domain.
+fn default_route(name: &str) -> Route {
+    Route {
+        name: name.to_owned(),
+        hosts: Vec::new(),
+        // RFC 7435: encrypt where the other side can; a CRM that can be verified is told so by its route.
+        tls: TlsMode::Opportunistic,
+        helo: None,
+        source: None,
+        concurrency: CONCURRENCY,
+        // A second mail is better than a lost one as long as no profile says what kind of target this is.
+        dedupe: None,
+    }
+}
+
+/// Where packages put a daemon's state.
+const DATA: &str = "/var/lib/pointsman";
+/// All addresses, the port of MX hosts (RFC 5321 §4.5.4.2).
+const LISTENER: ([u8; 4], u16) = ([0, 0, 0, 0], SMTP_PORT);
+const SMTP_PORT: u16 = 25;
+/// Loopback only: what is shown there is not for the world.
+const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 8025);
+/// Gmail sends up to 25 MB of content, some 35 MB when encoded, and takes 50 MB in.
+const MESSAGE_SIZE: u64 = 50 * units::MIB;
+/// RFC 5321 §4.5.3.1.8: at least 100.
+const RECIPIENTS: usize = 100;
+/// Twice the recipients: one copy beside each.
+const LEGS: usize = 200;
+/// As Postfix's default_destination_concurrency_limit, which receivers are used to.
+const CONCURRENCY: usize = 20;
+/// Soon at first, since most trouble (greylisting, a restart) is short; then once an hour.
+const RETRY_MINUTES: [u64; 5] = [1, 5, 15, 30, 60];
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A long weekend of ordinary mail while somebody makes room.
+const MIN_FREE: u64 = units::GIB;
+
+#[cfg(test)]
+mod tests;

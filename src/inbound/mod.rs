@@ -1,1 +1,168 @@
-//! (to come)
+//! Receiving: listeners, sessions, and the way of a message from its final dot into the queue.
+//!
+//! This is one of the two conductors: it calls the steps in order, logs and counts; the steps do not know each
+//! other. It runs on a clock, a store and a hand-over that are given to it. `connection` drives one session,
+//! `journey` is the page of prose behind the final dot.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::events;
+use crate::id::{Chance, Ids};
+use crate::queue::Store;
+use crate::queue::handover::Handover;
+use crate::relay::Route;
+use crate::reply;
+use crate::rules::RuleSet;
+use crate::smtp::settings::Settings;
+
+mod connection;
+mod journey;
+
+/// What a session decides by. A reload replaces the whole; a live session keeps the one that it began with.
+pub struct Ruling {
+    pub session: Arc<Settings>,
+    pub rules: Arc<RuleSet>,
+    pub routes: BTreeMap<String, Arc<Route>>,
+    /// Legs that one message may have.
+    pub legs_max: usize,
+}
+
+/// The inbound conductor.
+pub struct Inbound {
+    pub clock: Arc<dyn Clock>,
+    pub chance: Arc<Chance>,
+    pub ids: Ids,
+    pub store: Arc<dyn Store>,
+    pub handover: Arc<Handover>,
+    ruling: RwLock<Arc<Ruling>>,
+    sessions: AtomicUsize,
+    /// Turns true when no further mail is taken.
+    draining: watch::Sender<bool>,
+}
+
+/// The parts that a conductor is made of.
+pub struct Parts {
+    pub clock: Arc<dyn Clock>,
+    pub chance: Arc<Chance>,
+    pub ids: Ids,
+    pub store: Arc<dyn Store>,
+    pub handover: Arc<Handover>,
+}
+
+impl Inbound {
+    #[must_use]
+    pub fn new(parts: Parts, ruling: Ruling) -> Arc<Inbound> {
+        Arc::new(Inbound {
+            clock: parts.clock,
+            chance: parts.chance,
+            ids: parts.ids,
+            store: parts.store,
+            handover: parts.handover,
+            ruling: RwLock::new(Arc::new(ruling)),
+            sessions: AtomicUsize::new(0),
+            draining: watch::Sender::new(false),
+        })
+    }
+
+    /// What a session that begins now decides by.
+    #[must_use]
+    pub fn ruling(&self) -> Arc<Ruling> {
+        Arc::clone(&self.ruling.read().expect("no code panics while it holds this lock"))
+    }
+
+    /// The sessions that are open.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Accepts connections until [`Inbound::drain`]; one task each.
+    pub async fn listen(self: Arc<Self>, listener: TcpListener, name: String) {
+        let name: Arc<str> = name.into();
+        let mut draining = self.draining.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = draining.wait_for(|&on| on) => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.clone().admit(stream, peer, name.clone()),
+                Err(error) => {
+                    events::accept_failed(&name, &error);
+                    // Out of descriptors: the connection stays in the backlog, so to try at once would spin.
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>) {
+        // Replies are small and awaited: Nagle's algorithm would only delay them. Where it fails nothing is lost.
+        let _ = stream.set_nodelay(true);
+        let place = Place::take(self.clone());
+        if place.is_none() {
+            events::connection_refused(&listener, peer.ip(), &reply::TOO_MANY_CONNECTIONS);
+            tokio::spawn(connection::turn_away(stream));
+            return;
+        }
+        tokio::spawn(async move {
+            let _place = place;
+            self.serve(stream, peer, &listener).await;
+        });
+    }
+
+    /// Runs one session on `stream` to its end.
+    pub async fn serve<S>(self: &Arc<Self>, stream: S, peer: SocketAddr, listener: &str)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
+    {
+        events::session_opened(listener);
+        let why = connection::Connection::new(self, stream, peer, listener).run().await;
+        events::session_closed(listener, peer.ip(), why);
+    }
+
+    /// Takes no further connections, tells idle sessions 421 and lets open transactions finish, for `grace` at most.
+    pub async fn drain(&self, grace: Duration) {
+        self.draining.send_replace(true);
+        let all_gone = async {
+            while self.sessions() > 0 {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        // Who is still in a transaction then is cut off; nothing of it was acknowledged.
+        let _ = tokio::time::timeout(grace, all_gone).await;
+    }
+}
+
+/// A session's place among [`SESSIONS_MAX`].
+struct Place(Arc<Inbound>);
+
+impl Place {
+    fn take(inbound: Arc<Inbound>) -> Option<Place> {
+        let taken = inbound.sessions.fetch_add(1, Ordering::Relaxed);
+        let place = Place(inbound);
+        (taken < SESSIONS_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Sessions at one time over all listeners. At some 15 KiB each they fit 300 MiB, and the descriptors the usual
+/// hard limit of 20,000 and more.
+const SESSIONS_MAX: usize = 15_000;
+/// Long enough not to spin, short against a client's patience.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);

@@ -1,1 +1,149 @@
-//! (to come)
+//! Handing a fresh leg to its route in memory, so that it is never read back from the disk.
+//!
+//! Each route has a bounded lane. Who accepts a message reserves a [`Slot`] in it *before* the commit; the leg is then
+//! committed as ours and put into the slot. Without a slot the leg is committed ownerless and due, and the route is
+//! woken to claim it. A leg in a lane is owned: whoever takes the receiver must attempt or release what is in it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::queue::OwnedLeg;
+
+/// The lanes of all routes.
+#[derive(Default)]
+pub struct Handover {
+    lanes: RwLock<HashMap<String, Arc<Lane>>>,
+}
+
+struct Lane {
+    sender: mpsc::Sender<OwnedLeg>,
+    receiver: Mutex<Option<mpsc::Receiver<OwnedLeg>>>,
+    paused: AtomicBool,
+    due: Arc<Notify>,
+}
+
+/// A place in a lane. Dropped unfilled it goes back.
+#[derive(Debug)]
+#[must_use]
+pub struct Slot {
+    place: mpsc::OwnedPermit<OwnedLeg>,
+}
+
+impl Slot {
+    /// Hands the leg over.
+    pub fn fill(self, leg: OwnedLeg) {
+        self.place.send(leg);
+    }
+}
+
+impl Handover {
+    /// Lanes of `places` for each of `routes`.
+    #[must_use]
+    pub fn new(routes: impl IntoIterator<Item = String>, places: usize) -> Handover {
+        let handover = Handover::default();
+        for route in routes {
+            handover.add_route(&route, places);
+        }
+        handover
+    }
+
+    /// Opens a lane of `places` (1 at the least) for a route that a reload brought. A route that has one keeps it.
+    pub fn add_route(&self, route: &str, places: usize) {
+        let mut lanes = self.lanes.write().expect("no code panics while it holds this lock");
+        lanes.entry(route.to_owned()).or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel(places.clamp(1, PLACES_MAX));
+            Arc::new(Lane {
+                sender,
+                receiver: Mutex::new(Some(receiver)),
+                paused: AtomicBool::new(false),
+                due: Arc::new(Notify::new()),
+            })
+        });
+    }
+
+    /// A place in the route's lane. `None`: no such route, the lane is full or paused, or its receiver is gone.
+    #[must_use]
+    pub fn reserve(&self, route: &str) -> Option<Slot> {
+        let lane = self.lane(route)?;
+        if lane.paused.load(Ordering::Relaxed) {
+            return None;
+        }
+        lane.sender.clone().try_reserve_owned().ok().map(|place| Slot { place })
+    }
+
+    /// The legs' end of a lane; it can be taken once.
+    #[must_use]
+    pub fn take_receiver(&self, route: &str) -> Option<mpsc::Receiver<OwnedLeg>> {
+        self.lane(route)?.receiver.lock().expect("no code panics while it holds this lock").take()
+    }
+
+    /// Closes the lane to new legs, while the route backs off or the daemon drains, or opens it again.
+    pub fn set_paused(&self, route: &str, paused: bool) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(paused, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that ownerless due legs of the route were committed. A wake before anybody waits is kept.
+    pub fn wake(&self, route: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.due.notify_one();
+        }
+    }
+
+    /// What [`Handover::wake`] rings; one task waits on it.
+    #[must_use]
+    pub fn bell(&self, route: &str) -> Option<Arc<Notify>> {
+        self.lane(route).map(|lane| lane.due.clone())
+    }
+
+    fn lane(&self, route: &str) -> Option<Arc<Lane>> {
+        self.lanes.read().expect("no code panics while it holds this lock").get(route).cloned()
+    }
+}
+
+// A leg in a lane weighs about 1 KiB beside its body, which the byte budget counts.
+const PLACES_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::fixtures::owned_leg;
+
+    #[test]
+    fn a_lane_takes_its_places_and_not_one_more() {
+        let handover = Handover::new(["crm".to_owned()], 2);
+        let (first, second) = (handover.reserve("crm").unwrap(), handover.reserve("crm").unwrap());
+        assert!(handover.reserve("crm").is_none());
+        drop(first);
+        let again = handover.reserve("crm").unwrap();
+        again.fill(owned_leg(1));
+        second.fill(owned_leg(2));
+        let mut receiver = handover.take_receiver("crm").unwrap();
+        assert_eq!(receiver.try_recv().unwrap().id.message.0, 1);
+        assert_eq!(receiver.try_recv().unwrap().id.message.0, 2);
+        assert!(handover.take_receiver("crm").is_none(), "it is taken once");
+    }
+
+    #[test]
+    fn unknown_paused_and_abandoned_lanes_give_no_slot() {
+        let handover = Handover::new(["crm".to_owned()], 2);
+        assert!(handover.reserve("other").is_none());
+        handover.set_paused("crm", true);
+        assert!(handover.reserve("crm").is_none());
+        handover.set_paused("crm", false);
+        assert!(handover.reserve("crm").is_some());
+        drop(handover.take_receiver("crm"));
+        assert!(handover.reserve("crm").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_wake_before_anybody_waits_is_kept() {
+        let handover = Handover::new(["crm".to_owned()], 1);
+        handover.wake("crm");
+        handover.bell("crm").unwrap().notified().await;
+    }
+}

@@ -18,13 +18,13 @@ use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::reply::{DeliveryProof, Enhanced, Reply};
 
-pub mod body;
 pub mod budget;
+pub mod body;
 pub mod handover;
 pub mod schedule;
 pub mod sqlite;
 
-pub use body::StoredBody;
+pub use body::{BodyReader, BodyWriter, StoredBody};
 
 /// Where a leg stands. The first three are open, the others final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +56,12 @@ impl State {
     #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, State::Queued | State::Held | State::Quarantined)
+    }
+
+    /// Whether a leg in this state goes on by itself when it is due. Quarantine ends by an operator or by retention.
+    #[must_use]
+    pub fn can_be_due(self) -> bool {
+        matches!(self, State::Queued | State::Held)
     }
 
     /// The word in tables, logs, metrics and JSON.
@@ -278,24 +284,63 @@ pub struct DedupeKey {
 }
 
 /// Proof that a message and its legs are on disk. The store alone makes it, after the sync.
-#[derive(Debug)]
+///
+/// It also carries the legs that were committed as ours: [`Queued::take_legs`] them into their slots. Those that are
+/// still in it when it is dropped (the session is gone, a slot was lost) go back to the store as ownerless and due.
 #[must_use]
 pub struct Queued {
     id: MessageId,
-    /// The legs that turned out to be duplicates, by their `n`: they are final and must not be handed over.
     duplicates: Vec<u16>,
+    legs: Vec<OwnedLeg>,
+    give_back: Arc<dyn GiveBack>,
+}
+
+/// Takes back legs that nobody will attempt. Never waits.
+pub(crate) trait GiveBack: Send + Sync {
+    fn give_back(&self, legs: Vec<LegId>);
 }
 
 impl Queued {
+    pub(in crate::queue) fn new(
+        id: MessageId,
+        duplicates: Vec<u16>,
+        legs: Vec<OwnedLeg>,
+        give_back: Arc<dyn GiveBack>,
+    ) -> Queued {
+        Queued { id, duplicates, legs, give_back }
+    }
+
     /// The message's id.
     #[must_use]
     pub fn id(&self) -> MessageId {
         self.id
     }
 
+    /// The legs that turned out to be duplicates, by their `n`: they are final and are not handed over.
     #[must_use]
     pub fn duplicates(&self) -> &[u16] {
         &self.duplicates
+    }
+
+    /// The legs that were committed as handed over, in the order of their `n`. Whoever takes them must attempt them
+    /// or release them.
+    #[must_use]
+    pub fn take_legs(&mut self) -> Vec<OwnedLeg> {
+        std::mem::take(&mut self.legs)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if !self.legs.is_empty() {
+            self.give_back.give_back(self.legs.iter().map(|leg| leg.id).collect());
+        }
+    }
+}
+
+impl fmt::Debug for Queued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queued").field("id", &self.id).field("duplicates", &self.duplicates).finish_non_exhaustive()
     }
 }
 
@@ -328,6 +373,26 @@ pub struct OwnedLeg {
 }
 
 impl OwnedLeg {
+    /// The leg as it is handed over in memory: what [`Store::claim`] would read back.
+    pub(crate) fn new(message: &NewMessage, leg: &NewLeg, epoch: u64) -> OwnedLeg {
+        OwnedLeg {
+            id: LegId { message: message.id, n: leg.n },
+            epoch,
+            alias: leg.alias.clone(),
+            target: leg.target.clone(),
+            target_name: leg.target_name.clone(),
+            route: leg.route.clone(),
+            sender: leg.sender.clone(),
+            attempts: 0,
+            received: message.received,
+            prefix: [&leg.prefix[..], &message.prefix].concat(),
+            cuts: leg.cuts.clone(),
+            body_type: message.body_type,
+            smtputf8: message.smtputf8,
+            body: message.body.clone(),
+        }
+    }
+
     /// Octets that DATA will carry, before dot-stuffing.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -349,6 +414,43 @@ pub struct Settlement {
     pub due: Option<Timestamp>,
     /// An attempt was made; it is kept for `trace`.
     pub attempt: Option<Attempt>,
+    /// For a leg that ends unsent: what its sender was told.
+    pub dsn: Option<Dsn>,
+    /// What this outcome causes, written in the same transaction.
+    pub follow_ups: Vec<FollowUp>,
+}
+
+/// What became of the notification that a bounced or expired leg may cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dsn {
+    Sent,
+    /// To our administrator instead.
+    Admin,
+    Suppressed,
+    None,
+}
+
+impl Dsn {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Dsn::Sent => "sent",
+            Dsn::Admin => "admin",
+            Dsn::Suppressed => "suppressed",
+            Dsn::None => "none",
+        }
+    }
+}
+
+/// What an outcome causes.
+#[derive(Clone, Debug)]
+pub enum FollowUp {
+    /// A message of its own, such as a DSN, with its legs.
+    Message(Box<NewMessage>, Vec<NewLeg>),
+    /// A further leg of the same message; its `n` is replaced by the next free one.
+    Leg(Box<NewLeg>),
+    /// The leg itself goes on to another target: it keeps its id and lists both.
+    Redirect { target: Mailbox, target_name: Option<String>, route: String, sender: ReversePath },
 }
 
 /// One attempt to relay a leg, as `trace` shows it.
@@ -396,8 +498,8 @@ pub enum StoreError {
     Write(Arc<str>),
     #[error("cannot read the queue: {0}")]
     Read(Arc<str>),
-    #[error("the body of {0} is damaged or missing: {1}")]
-    Damaged(MessageId, Arc<str>),
+    #[error("the stored body is damaged or missing: {0}")]
+    Damaged(Arc<str>),
     #[error("the queue is shutting down")]
     Closed,
 }
@@ -408,8 +510,14 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 /// The port to the queue. Every method is safe to call from any task; the order of two calls that do not wait for
 /// each other is not defined.
 pub trait Store: Send + Sync + 'static {
+    /// Begins a body; `finish` it before the commit that names it.
+    fn write_body(&self) -> BodyWriter;
+
+    /// Whether new mail may come in: the disk has more than its floor free and the last commit succeeded.
+    fn accepting(&self) -> bool;
+
     /// Stores a message and all its legs in one synced transaction. A leg whose dedupe key is taken becomes a
-    /// `duplicate`. Waits for the group commit.
+    /// `duplicate`. Waits for the group commit. Dropping the future does not undo it.
     fn commit(&self, message: NewMessage, legs: Vec<NewLeg>) -> Answer<'_, Queued>;
 
     /// Moves legs in one synced transaction; answers in the same order.
@@ -427,4 +535,80 @@ pub trait Store: Send + Sync + 'static {
 
     /// Records refusals. Never waits for a disk; drops the oldest above its limit.
     fn record_refused(&self, refused: Refused);
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures {
+    //! One constructor per thing; a test changes what matters to it.
+
+    use super::*;
+
+    pub(crate) fn message(id: i64) -> NewMessage {
+        NewMessage {
+            id: MessageId(id),
+            received: Timestamp(1_000),
+            listener: "mx".into(),
+            client: "192.0.2.1".parse().unwrap(),
+            ptr: None,
+            helo: "client.example".into(),
+            protocol: "ESMTP",
+            sender: ReversePath::parse("client@example.org").unwrap(),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            size: 12,
+            from: "Client <client@example.org>".into(),
+            subject: "It is broken".into(),
+            message_id: "<1@example.org>".into(),
+            prefix: b"Received: from client.example\r\n".to_vec(),
+            facts: "{}".into(),
+            rules_hash: "0".into(),
+            body: StoredBody::from_bytes(&b"A: b\r\n\r\nhello\r\n"[..]),
+        }
+    }
+
+    pub(crate) fn leg(n: u16) -> NewLeg {
+        NewLeg {
+            n,
+            alias: "aide@solarmora.com".into(),
+            target: Mailbox::parse(&format!("case{n}@crm.example")).unwrap(),
+            target_name: Some("salesforce".into()),
+            route: "crm".into(),
+            sender: ReversePath::parse("client@example.org").unwrap(),
+            state: State::Queued,
+            reason: Reason::Accepted,
+            detail: String::new(),
+            due: Some(Timestamp(1_000)),
+            prefix: b"Delivered-To: aide@solarmora.com\r\n".to_vec(),
+            cuts: Vec::new(),
+            rules: vec!["aide to the CRM".into()],
+            dedupe: None,
+            handed_over: false,
+        }
+    }
+
+    pub(crate) fn owned_leg(message_id: i64) -> OwnedLeg {
+        OwnedLeg::new(&message(message_id), &leg(1), 1)
+    }
+
+    pub(crate) fn settlement(leg: &OwnedLeg, state: State) -> Settlement {
+        Settlement {
+            leg: leg.id,
+            epoch: leg.epoch,
+            at: Timestamp(2_000),
+            state,
+            reason: if state == State::Delivered { Reason::Sent } else { Reason::Tempfail },
+            detail: String::new(),
+            due: (state == State::Queued).then_some(Timestamp(60_000)),
+            attempt: Some(Attempt {
+                started: Timestamp(1_900),
+                duration: Duration::from_millis(100),
+                host: "crm.example [192.0.2.9]".into(),
+                stage: "dot",
+                result: if state == State::Delivered { "ok" } else { "tempfail" },
+                reply: "250 2.0.0 ok".into(),
+            }),
+            dsn: None,
+            follow_ups: Vec::new(),
+        }
+    }
 }

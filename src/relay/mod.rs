@@ -1,41 +1,13 @@
 //! Relaying: one leg and one route go in, one outcome comes out.
 //!
-//! `route` finds the hosts, `dial` opens a session on one of them (mail-send's only user), `pool` keeps sessions
-//! for reuse, `outcome` reads the remote's answers.
+//! `route` says where to, `outcome` reads the remote's answers, `dial` opens a session (mail-send's only user),
+//! `attempt` leads one transaction on it, `pool` keeps sessions for reuse. The conductor, `outbound`, puts them
+//! in sequence.
 
-use std::net::IpAddr;
-use std::time::Duration;
+pub mod route;
+pub mod outcome;
+pub mod dial;
+pub mod attempt;
+pub mod pool;
 
-/// A configured way out (`[route.<name>]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    pub name: String,
-    /// Tried in order. Empty: the MX of the recipient's domain.
-    pub hosts: Vec<Host>,
-    pub tls: TlsMode,
-    /// Our name in EHLO; the daemon's hostname where the route names none.
-    pub helo: Option<String>,
-    /// The local address to connect from.
-    pub source: Option<IpAddr>,
-    /// Sessions, and so transactions, at one time.
-    pub concurrency: usize,
-    /// For how long the same message is not sent again to the same target; `None` switches it off.
-    pub dedupe: Option<Duration>,
-}
-
-/// A host of a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
-    /// A name or an address, without brackets.
-    pub name: String,
-    pub port: u16,
-}
-
-/// How much TLS a route asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsMode {
-    Off,
-    Opportunistic,
-    Require,
-    Verify,
-}
+pub use route::{Host, Route, TlsMode};

@@ -1,12 +1,28 @@
 //! The rules: facts about one recipient of one message go in, a decision and its explanation come out. Pure.
 //!
-//! `syntax` is the TOML as typed, `parse` resolves and checks it into a [`RuleSet`] (`set`), `eval` decides.
+//! `syntax` is the TOML as typed, `parse` resolves and checks it into a [`RuleSet`] (`set`), `eval` decides, `explain`
+//! says why, `testing` runs the tests that stand beside the rules.
 //! Evaluation is three-valued, because at RCPT the message is not there yet: see [`Decision`].
 
 use std::net::IpAddr;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::reply::Refusal;
+
+pub mod pattern;
+pub mod syntax;
+pub mod set;
+pub mod eval;
+mod lint;
+pub mod parse;
+pub mod explain;
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use explain::{Consideration, Considered, Explanation};
+pub use parse::{Parsed, Surroundings, parse};
+pub use set::RuleSet;
 
 /// What is known about a message for one of its recipients. [`Fact::Unknown`] where it is not there yet.
 #[derive(Clone, Debug)]
@@ -73,6 +89,20 @@ pub struct LegPlan {
     pub route: String,
     pub kind: LegKind,
     pub on_spam: OnSpam,
+}
+
+impl LegPlan {
+    /// A leg that the rules do not send anywhere: it is addressed to the alias itself and waits for an operator.
+    #[must_use]
+    pub fn unrouted(alias: Mailbox) -> LegPlan {
+        LegPlan {
+            target: alias,
+            target_name: None,
+            route: "default".to_owned(),
+            kind: LegKind::To,
+            on_spam: OnSpam::Quarantine,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

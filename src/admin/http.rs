@@ -1,0 +1,99 @@
+//! The HTTP side for machines: `/metrics`, `/healthz`, `/readyz`. No credentials, so nothing here names an address
+//! of a message. axum serves it; the console and the API will hang beside it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+
+/// What the endpoints need to know.
+pub struct Health {
+    pub metrics: Metrics,
+    /// Sets the gauges that are read at scrape time.
+    pub refresh: Box<dyn Fn() + Send + Sync>,
+    /// Whether new mail can be taken: about disk and store, never about a CRM. The error says why not.
+    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, health: Arc<Health>) {
+    let on_metrics = Arc::clone(&health);
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(move || async move { ready(&health) }))
+        .route("/metrics", get(move || async move { metrics(&on_metrics) }));
+    if let Err(error) = axum::serve(listener, app).await {
+        tracing::error!(event = "admin-failed", %error, "the admin listener ended");
+    }
+}
+
+fn ready(health: &Health) -> (StatusCode, String) {
+    match (health.ready)() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+fn metrics(health: &Health) -> impl IntoResponse + use<> {
+    (health.refresh)();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.metrics.0.render())
+}
+
+/// The recorder that `metrics` macros write to.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Installs the process's one recorder. A second call in the same process shares the first's.
+    pub fn install() -> anyhow::Result<Metrics> {
+        static INSTALLED: std::sync::OnceLock<Metrics> = std::sync::OnceLock::new();
+        if let Some(metrics) = INSTALLED.get() {
+            return Ok(metrics.clone());
+        }
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("pointsman_commit_batch_messages".to_owned()), BATCH_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full("pointsman_delivery_seconds".to_owned()), DELIVERY_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_BUCKETS)?
+            .install_recorder()?;
+        describe();
+        Ok(INSTALLED.get_or_init(|| Metrics(handle)).clone())
+    }
+
+    /// Moves recorded samples into their buckets; wanted every few seconds, else they pile up until a scrape.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("pointsman_connections_total", "Connections by listener and result");
+    describe_gauge!("pointsman_sessions", "Open SMTP sessions");
+    describe_counter!("pointsman_messages_total", "Messages by what the client was told, or aborted by it");
+    describe_counter!("pointsman_recipients_total", "Recipients by the reply to RCPT");
+    describe_counter!("pointsman_rule_hits_total", "Times a rule applied to a recipient of an accepted message");
+    describe_gauge!("pointsman_rule_last_hit_timestamp_seconds", Unit::Seconds, "When a rule applied last");
+    describe_counter!("pointsman_legs_total", "Entries of legs into a state");
+    describe_gauge!("pointsman_open_legs", "Legs that are not final");
+    describe_gauge!("pointsman_open_legs_oldest_seconds", Unit::Seconds, "Age of the oldest open leg");
+    describe_counter!("pointsman_attempts_total", "Delivery attempts by result");
+    describe_gauge!("pointsman_route_paused", "1 while a route is paused or backed off");
+    describe_histogram!("pointsman_accept_seconds", Unit::Seconds, "From the final dot to the reply");
+    describe_histogram!("pointsman_delivery_seconds", Unit::Seconds, "From acceptance to the target's 250");
+    describe_histogram!("pointsman_commit_seconds", Unit::Seconds, "One group commit of the queue");
+    describe_histogram!("pointsman_commit_batch_messages", "Messages in one group commit");
+    describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
+    describe_gauge!("pointsman_build_info", "1, with the version as a label");
+}
+
+/// From a sync on a fast disk to a client's patience.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Up to the queue's five days.
+const DELIVERY_BUCKETS: &[f64] =
+    &[0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 432_000.0];
+const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];

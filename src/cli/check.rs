@@ -1,0 +1,76 @@
+//! `check`: configuration and rules, drawn mistakes, lints and rule tests.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Ended;
+use crate::config::{self, Summary};
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Leave out what asks the network
+    #[arg(long)]
+    offline: bool,
+    /// One JSON object a finding, and a last one that sums up
+    #[arg(long)]
+    json: bool,
+}
+
+/// Findings, warnings too, end with 1; what is merely not built yet does not.
+pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
+    let (report, summary) = config::check(config, args.offline);
+    if args.json {
+        print!("{}", report.json_lines());
+        println!("{}", sum_up(summary.as_ref(), report.errors(), report.warnings()));
+    } else {
+        print!("{}", report.render(std::io::stdout().is_terminal()));
+        if let Some(summary) = &summary {
+            print_summary(summary);
+        }
+        println!("{}", verdict(report.errors(), report.warnings()));
+    }
+    if report.is_empty() { Ended::Done } else { Ended::Findings }
+}
+
+fn print_summary(summary: &Summary) {
+    let Summary { hostname, rule_set, rule_files, routes, counts, inert } = summary;
+    println!(
+        "{hostname}: rule set {rule_set} from {}: {}, {}, {}, {}, {}; {}",
+        plural(*rule_files, "file"),
+        plural(counts.domains, "domain"),
+        plural(counts.targets, "target"),
+        plural(counts.rules, "rule"),
+        plural(counts.aliases, "alias"),
+        plural(counts.tests, "test"),
+        plural(*routes, "route"),
+    );
+    if !inert.is_empty() {
+        println!("accepted, but without function yet: {}", inert.join(", "));
+    }
+}
+
+fn verdict(errors: usize, warnings: usize) -> String {
+    match (errors, warnings) {
+        (0, 0) => "ok".to_owned(),
+        (errors, warnings) => format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")),
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    let ending = if noun.ends_with('s') { "es" } else { "s" };
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}{ending}") }
+}
+
+fn sum_up(summary: Option<&Summary>, errors: usize, warnings: usize) -> serde_json::Value {
+    json!({
+        "summary": true,
+        "errors": errors,
+        "warnings": warnings,
+        "hostname": summary.map(|summary| &summary.hostname),
+        "rule_set": summary.map(|summary| &summary.rule_set),
+        "inert": summary.map(|summary| &summary.inert),
+    })
+}

@@ -1,0 +1,127 @@
+//! `explain`: what the rules would do with a message, and why, without sending one.
+
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Ended;
+use crate::address::{Mailbox, ReversePath};
+use crate::config::Config;
+use crate::message::{Head, Header};
+use crate::relay::Route;
+use crate::rules::{AuthFacts, Explanation, Fact, Facts};
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// The recipient, as it would be given at RCPT
+    #[arg(long)]
+    recipient: String,
+    /// The envelope's sender; "<>" is the null sender. Default: somebody whom no rule names
+    #[arg(long)]
+    sender: Option<String>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+    /// The client's name in EHLO
+    #[arg(long)]
+    helo: Option<String>,
+    /// A message, as a file
+    #[arg(long, value_name = "F.eml")]
+    message: Option<PathBuf>,
+    /// When it arrives (RFC 3339); no condition on time is built yet
+    #[arg(long, value_name = "TIME")]
+    at: Option<jiff::Timestamp>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the explanation; 0 whatever it finds, 2 for an address that is none, 1 where the configuration does not load.
+pub(super) fn run(config: &Path, args: &ExplainArgs) -> anyhow::Result<Ended> {
+    let Some((recipient, sender)) = envelope(args) else { return Ok(Ended::Usage) };
+    let config = match Config::load(config) {
+        Ok((config, _)) => config,
+        Err(report) => {
+            eprint!("{}", report.render(std::io::stderr().is_terminal()));
+            return Ok(Ended::Findings);
+        }
+    };
+    let header = args.message.as_deref().map(read_header).transpose()?;
+    let facts = Facts {
+        recipient: &recipient,
+        sender: &sender,
+        client: args.client,
+        helo: args.helo.as_deref(),
+        auth: Fact::Known(AuthFacts::default()),
+    };
+    let explanation = config.rules.explain(&facts);
+    if args.json {
+        println!("{}", as_json(&explanation, &config, &sender, header.as_ref()));
+    } else {
+        print_text(&explanation, &config, &sender, header.as_ref());
+    }
+    Ok(Ended::Done)
+}
+
+fn envelope(args: &ExplainArgs) -> Option<(Mailbox, ReversePath)> {
+    let recipient = args.recipient.trim_matches(['<', '>']);
+    let recipient = Mailbox::parse(recipient).map_err(|error| complain("recipient", recipient, &error)).ok()?;
+    let sender = args.sender.as_deref().unwrap_or(NOBODY).trim_matches(['<', '>']);
+    let sender = ReversePath::parse(sender).map_err(|error| complain("sender", sender, &error)).ok()?;
+    Some((recipient, sender))
+}
+
+fn complain(what: &str, text: &str, error: &crate::address::AddressError) {
+    eprintln!("pointsman: the {what} `{text}` is no address: {error}");
+}
+
+fn read_header(path: &Path) -> anyhow::Result<Header> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut head = Head::default();
+    head.push(&bytes);
+    Ok(Header::index(head.as_bytes()))
+}
+
+fn print_text(explanation: &Explanation, config: &Config, sender: &ReversePath, header: Option<&Header>) {
+    println!("sender {sender}");
+    if let Some(header) = header {
+        println!("message from {}, subject {:?}, {} Received fields", header.from, header.subject, header.hops());
+    }
+    print!("{}", explanation.render());
+    for route in routes(explanation, config) {
+        println!("     route {}: {}", route.name, hosts(route));
+    }
+}
+
+fn as_json(explanation: &Explanation, config: &Config, sender: &ReversePath, header: Option<&Header>) -> Value {
+    let mut object = explanation.json();
+    object["sender"] = json!(sender.to_string());
+    object["routes"] =
+        routes(explanation, config).map(|route| json!({"route": route.name, "hosts": hosts(route)})).collect();
+    object["message"] =
+        json!(header.map(|header| json!({"from": header.from, "subject": header.subject, "hops": header.hops()})));
+    object
+}
+
+/// The routes of the legs, each once.
+fn routes<'a>(explanation: &'a Explanation, config: &'a Config) -> impl Iterator<Item = &'a Route> {
+    let mut names: Vec<&str> = explanation.decision.verdict.legs().iter().map(|leg| leg.route.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().filter_map(|name| config.routes.get(name)).map(|route| &**route)
+}
+
+fn hosts(route: &Route) -> String {
+    if route.hosts.is_empty() {
+        return "no hosts: needs the MX look-up, which is not built yet; its legs are held".to_owned();
+    }
+    let hosts: Vec<String> = route.hosts.iter().map(|host| format!("{}:{}", host.name, host.port)).collect();
+    format!("{}, in this order", hosts.join(", "))
+}
+
+/// Reserved by RFC 2606, so no rule names it.
+const NOBODY: &str = "somebody@sender.invalid";

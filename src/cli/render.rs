@@ -1,0 +1,192 @@
+//! Answers as people and scripts read them.
+
+use std::fmt::Write;
+
+use crate::admin::control::Line;
+use crate::admin::view::{ActionView, AttemptView, LegView, MessageView, RefusedView, StatusView};
+
+/// A line of the answer as one JSON object.
+pub(super) fn json(line: &Line) -> String {
+    let object = match line {
+        Line::Leg(leg) => serde_json::to_string(leg),
+        Line::Message(message) => serde_json::to_string(message),
+        Line::Refused(refused) => serde_json::to_string(refused),
+        Line::Operated { leg, result } => serde_json::to_value(leg).and_then(|mut object| {
+            object["result"] = serde_json::Value::String(result.clone());
+            serde_json::to_string(&object)
+        }),
+        Line::Status(status) => serde_json::to_string(status),
+        Line::End(_) | Line::Error(_) => Ok(String::new()),
+    };
+    object.expect("a view is JSON")
+}
+
+/// All lines as text: legs in a table, the rest one after the other.
+pub(super) fn text(lines: &[Line]) -> String {
+    let mut out = String::new();
+    let table: Vec<[String; 7]> = lines.iter().filter_map(table_row).collect();
+    if !table.is_empty() {
+        out.push_str(&aligned(&table));
+    }
+    for line in lines {
+        match line {
+            Line::Leg(_) | Line::Operated { .. } | Line::End(_) | Line::Error(_) => {}
+            Line::Message(message) => {
+                let _ = writeln!(out, "{}", journey(message));
+            }
+            Line::Refused(refused) => out.push_str(&refusal(refused)),
+            Line::Status(status) => out.push_str(&state_of_daemon(status)),
+        }
+    }
+    out
+}
+
+const HEADINGS: [&str; 7] = ["LEG", "STATE", "REASON", "RECIPIENT", "TARGET", "ROUTE", "NOTE"];
+
+fn table_row(line: &Line) -> Option<[String; 7]> {
+    let (leg, note) = match line {
+        Line::Leg(leg) => (leg, note(leg)),
+        Line::Operated { leg, result } => (leg, result.clone()),
+        Line::Message(_) | Line::Refused(_) | Line::Status(_) | Line::End(_) | Line::Error(_) => return None,
+    };
+    let target = leg.target_name.clone().unwrap_or_else(|| leg.target.clone());
+    Some([
+        leg.id.clone(),
+        leg.state.clone(),
+        leg.reason.clone(),
+        leg.recipient.clone(),
+        target,
+        leg.route.clone(),
+        note,
+    ])
+}
+
+/// What somebody who looks at the queue asks next: since when, how often, until when, why.
+fn note(leg: &LegView) -> String {
+    let mut parts = vec![format!("from <{}> {}", leg.sender, leg.received)];
+    if leg.attempts > 0 {
+        parts.push(format!("{} attempts", leg.attempts));
+    }
+    if let Some(due) = &leg.due {
+        parts.push(format!("due {due}"));
+    }
+    match (&leg.reply, leg.detail.is_empty()) {
+        (Some(reply), _) if leg.state != "delivered" => parts.push(reply.clone()),
+        (_, false) => parts.push(leg.detail.clone()),
+        (Some(_) | None, true) => {}
+    }
+    parts.join("; ")
+}
+
+fn aligned(rows: &[[String; 7]]) -> String {
+    let mut widths = HEADINGS.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    let mut write_row = |cells: [&str; 7]| {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    };
+    write_row(HEADINGS);
+    for row in rows {
+        write_row(row.each_ref().map(String::as_str));
+    }
+    out
+}
+
+/// A message's story, for somebody who asks «where is my mail?».
+pub(super) fn journey(message: &MessageView) -> String {
+    let mut out = String::new();
+    let sender =
+        if message.sender.is_empty() { "<> (the null sender)".to_owned() } else { format!("<{}>", message.sender) };
+    let peer = message.ptr.as_ref().map_or_else(|| message.client.clone(), |ptr| format!("{ptr} [{}]", message.client));
+    let _ = writeln!(out, "message {}  {} octets  {}", message.message, message.size, message.message_id);
+    let _ = writeln!(out, "  subject   {}", message.subject);
+    let _ = writeln!(out, "  from      {}", message.from);
+    let _ = writeln!(out, "  {}  accepted from {sender} by {peer}", message.received);
+    let _ = writeln!(out, "{:28}{} as {:?}, listener {}", "", message.protocol, message.helo, message.listener);
+    let _ = writeln!(out, "{:28}decided by rule set {:.12}", "", message.rules_hash);
+    if let Some(cause) = &message.cause {
+        let _ = writeln!(out, "{:28}caused by leg {cause}", "");
+    }
+    for leg in &message.legs {
+        tell_leg(&mut out, message, leg);
+    }
+    out
+}
+
+fn tell_leg(out: &mut String, message: &MessageView, leg: &LegView) {
+    let name = leg.target_name.as_ref().map_or_else(String::new, |name| format!("{name} "));
+    let rules = if leg.rules.is_empty() { "no rule".to_owned() } else { leg.rules.join(", ") };
+    let _ = writeln!(out, "  leg {}  {} -> {name}<{}> by route {}", leg.id, leg.recipient, leg.target, leg.route);
+    let _ = writeln!(out, "    rules   {rules}");
+    for earlier in &leg.earlier_targets {
+        let _ = writeln!(out, "    before  <{earlier}>");
+    }
+    let mut happened: Vec<(&str, String)> = Vec::new();
+    let attempts = message.attempts.iter().filter(|attempt| attempt.leg == leg.id);
+    happened.extend(attempts.map(|attempt| (attempt.started.as_str(), tell_attempt(attempt))));
+    let actions = message.actions.iter().filter(|action| action.leg == leg.id);
+    happened.extend(actions.map(|action| (action.at.as_str(), tell_action(action))));
+    // RFC 3339 in one zone sorts as text.
+    happened.sort_by_key(|(at, _)| *at);
+    for (at, what) in happened {
+        let _ = writeln!(out, "    {at}  {what}");
+    }
+    let when = leg.ended.as_deref().map_or_else(String::new, |at| format!(" at {at}"));
+    let _ = writeln!(out, "    => {} ({}){when}{}", leg.state, leg.reason, what_next(leg));
+    if !leg.detail.is_empty() {
+        let _ = writeln!(out, "       {}", leg.detail);
+    }
+}
+
+fn tell_attempt(attempt: &AttemptView) -> String {
+    let AttemptView { number, host, stage, result, reply, took_ms, .. } = attempt;
+    let host = if host.is_empty() { "no host" } else { host };
+    format!("attempt {number}: {host}, {result} at {stage} after {took_ms} ms: {reply}")
+}
+
+fn tell_action(action: &ActionView) -> String {
+    format!("{} by {}: {}", action.operation, action.actor, action.detail)
+}
+
+fn what_next(leg: &LegView) -> String {
+    match (leg.state.as_str(), &leg.due, leg.in_flight) {
+        (_, _, true) if leg.ended.is_none() => "; an attempt is under way".to_owned(),
+        (_, Some(due), _) if leg.ended.is_none() => format!("; next attempt {due}"),
+        ("held" | "quarantined", None, _) => "; waits for an operator".to_owned(),
+        (_, _, _) => String::new(),
+    }
+}
+
+fn refusal(refused: &RefusedView) -> String {
+    let RefusedView { at, client, helo, sender, recipient, reply, .. } = refused;
+    format!("refused {at}  {client} ({helo}) from {sender} to <{recipient}>: {reply}\n")
+}
+
+fn state_of_daemon(status: &StatusView) -> String {
+    let mut out = String::new();
+    let ready = if status.ready { "takes mail" } else { "takes no mail: look at disk space and the log" };
+    let _ = writeln!(out, "{} {}, up {} s, {ready}", status.hostname, status.version, status.uptime_seconds);
+    let _ =
+        writeln!(out, "listeners {}; admin {}", status.listeners.join(", "), status.admin.as_deref().unwrap_or("off"));
+    let _ = writeln!(out, "rule set {}; {} sessions", status.rule_set, status.sessions);
+    if status.open.is_empty() {
+        out.push_str("no open legs\n");
+    }
+    for open in &status.open {
+        let _ = writeln!(
+            out,
+            "route {}: {} {}, the oldest for {} s",
+            open.route, open.legs, open.state, open.oldest_seconds
+        );
+    }
+    out
+}

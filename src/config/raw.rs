@@ -1,0 +1,422 @@
+//! `pointsman.toml` as typed: every section, every key, each value in its own type. What is absent is `None`.
+//!
+//! Sections whose function is not built yet are read as strictly as the others and then only named (`inert`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Domain;
+use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
+use crate::document::{Document, Section, Value};
+use crate::network::Network;
+use crate::relay::TlsMode;
+
+use super::{ListenerTls, LogFormat, units};
+
+/// The file.
+#[derive(Debug, Default)]
+pub struct Raw {
+    pub hostname: Option<Placed<Domain>>,
+    pub data: Option<String>,
+    pub rules: Option<Vec<Placed<String>>>,
+    pub listeners: Vec<RawListener>,
+    /// There is a `[tls]`.
+    pub has_tls: bool,
+    pub message_size: Option<u64>,
+    pub recipients: Option<u64>,
+    pub legs: Option<u64>,
+    pub routes: Vec<RawRoute>,
+    pub retry: Option<Vec<Duration>>,
+    pub expire: Option<Duration>,
+    pub min_free: Option<u64>,
+    pub retention_ledger: Option<Duration>,
+    pub retention_bodies: Option<Duration>,
+    pub retention_quarantine: Option<Duration>,
+    pub admin: Option<RawAdmin>,
+    pub log_format: Option<LogFormat>,
+    pub inert: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct RawListener {
+    pub name: Option<Placed<String>>,
+    pub address: Option<Placed<SocketAddr>>,
+    pub tls: Option<Placed<ListenerTls>>,
+    pub proxy: Vec<Network>,
+    pub place: Place,
+}
+
+#[derive(Debug)]
+pub struct RawRoute {
+    pub name: Placed<String>,
+    pub hosts: Vec<RawHost>,
+    pub port: Option<u16>,
+    pub tls: Option<TlsMode>,
+    pub helo: Option<String>,
+    pub source: Option<IpAddr>,
+    pub concurrency: Option<u64>,
+    /// `Some(None)`: switched off.
+    pub dedupe: Option<Option<Duration>>,
+    pub fallback: Option<Placed<String>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct RawHost {
+    /// A name or an address, without brackets.
+    pub name: String,
+    pub port: Option<u16>,
+}
+
+#[derive(Debug)]
+pub struct RawAdmin {
+    pub address: Option<SocketAddr>,
+    pub token_file: Option<String>,
+}
+
+/// Reads the file. What is wrong goes into `report`, the rest into the result.
+pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
+    let document = match Document::parse(source) {
+        Ok(document) => document,
+        Err(syntax) => {
+            report.append(syntax);
+            return None;
+        }
+    };
+    let mut raw = Raw::default();
+    let mut root = document.root();
+    raw.hostname = root.require("hostname").and_then(|v| v.parsed(hostname));
+    raw.data = root.take("data").and_then(|v| v.string()).map(|path| path.value);
+    raw.rules = root.take("rules").map(|v| v.one_or_many().iter().filter_map(Value::string).collect());
+    raw.listeners = root.sections("listener").into_iter().map(|section| listener(section, &mut raw.inert)).collect();
+    for (name, value) in root.section("route").iter().flat_map(Section::entries) {
+        raw.routes.extend(route(name, &value, &mut raw.inert));
+    }
+    limits(root.section("limits"), &mut raw);
+    queue(root.section("queue"), &mut raw);
+    retention(root.section("retention"), &mut raw);
+    raw.admin = root.section("admin").map(admin);
+    if let Some(mut log) = root.section("log") {
+        let words = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+        raw.log_format = log.take("format").and_then(|v| v.choice(&words)).map(|f| f.value);
+        log.finish();
+    }
+    type Check = fn(Section<'_>);
+    let not_built: [(&str, Check); 6] =
+        [("tls", tls), ("dns", dns), ("upstream", upstream), ("auth", auth), ("spam", spam), ("srs", srs)];
+    for (name, check) in not_built {
+        let Some(section) = root.section(name) else { continue };
+        raw.has_tls |= name == "tls";
+        raw.inert.push(format!("[{name}]"));
+        check(section);
+    }
+    root.finish();
+    report.append(document.into_report());
+    Some(raw)
+}
+
+fn hostname(text: &str) -> Result<Domain, String> {
+    match Domain::parse(text) {
+        Ok(domain) if domain.is_literal() => Err("expected a name, not an address literal".to_owned()),
+        Ok(domain) => Ok(domain),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn listener(mut section: Section<'_>, inert: &mut Vec<String>) -> RawListener {
+    let place = section.place();
+    let words = [("off", ListenerTls::Off), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
+    let name = section.take("name").and_then(|v| v.string());
+    let address = section.require("address").and_then(|v| v.parsed(socket_address));
+    let tls = section.take("tls").and_then(|v| v.choice(&words));
+    if tls.as_ref().is_some_and(|tls| tls.value != ListenerTls::Off) {
+        inert.push("listener.tls".to_owned());
+    }
+    let proxy: Vec<Network> = section.take("proxy").map(|v| networks(&v)).unwrap_or_default();
+    if !proxy.is_empty() {
+        inert.push("listener.proxy".to_owned());
+    }
+    section.finish();
+    RawListener { name, address, tls, proxy, place }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as `0.0.0.0:25` or `[::]:25`")
+}
+
+fn networks(value: &Value<'_>) -> Vec<Network> {
+    value.one_or_many().iter().filter_map(|v| v.parsed(Network::parse)).map(|n| n.value).collect()
+}
+
+fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Option<RawRoute> {
+    let mut section = value.section()?;
+    let tls = [
+        ("off", TlsMode::Off),
+        ("opportunistic", TlsMode::Opportunistic),
+        ("require", TlsMode::Require),
+        ("verify", TlsMode::Verify),
+    ];
+    let hosts = section.take("hosts").map(|v| v.one_or_many()).unwrap_or_default();
+    let route = RawRoute {
+        hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
+        port: section.take("port").and_then(|v| v.integer(1..=65_535)).and_then(|p| u16::try_from(p.value).ok()),
+        tls: section.take("tls").and_then(|v| v.choice(&tls)).map(|tls| tls.value),
+        helo: section.take("helo").and_then(|v| v.parsed(hostname)).map(|helo| helo.value.to_string()),
+        source: section.take("source").and_then(|v| v.parsed(ip)).map(|source| source.value),
+        concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
+        dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
+        fallback: section.take("fallback").and_then(|v| v.string()),
+        name,
+    };
+    let mut unbuilt = |key: &str, present: bool| {
+        if present {
+            inert.push(format!("route.{}.{key}", route.name.value));
+        }
+    };
+    unbuilt("fallback", route.fallback.is_some());
+    unbuilt("ca", section.take("ca").is_some_and(|v| v.string().is_some()));
+    unbuilt("user", section.take("user").is_some_and(|v| v.string().is_some()));
+    unbuilt("password-file", section.take("password-file").is_some_and(|v| v.string().is_some()));
+    let families = [("any", ()), ("ipv4", ()), ("ipv6", ())];
+    unbuilt("family", section.take("family").is_some_and(|v| v.choice(&families).is_some()));
+    let accepts = [("queue", ()), ("online", ())];
+    unbuilt("accept", section.take("accept").is_some_and(|v| v.choice(&accepts).is_some()));
+    let profiles = [("mailhost", ()), ("crm", ())];
+    unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
+    unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
+    unbuilt("private-networks", section.take("private-networks").is_some_and(|v| v.boolean().is_some()));
+    section.finish();
+    Some(route)
+}
+
+fn ip(text: &str) -> Result<IpAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address")
+}
+
+/// `name`, `name:port`, `1.2.3.4:port`, `[v6]` or `[v6]:port`.
+fn host(text: &str) -> Result<RawHost, String> {
+    let expected = || "expected `name`, `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`".to_owned();
+    let (name, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, behind) = rest.split_once(']').ok_or_else(expected)?;
+        address.parse::<std::net::Ipv6Addr>().map_err(|_| expected())?;
+        let port = match behind.strip_prefix(':') {
+            Some(port) => Some(port),
+            None if behind.is_empty() => None,
+            None => return Err(expected()),
+        };
+        (address.to_owned(), port)
+    } else {
+        match text.split_once(':') {
+            Some((_, port)) if port.contains(':') => return Err("an IPv6 address is written in brackets".to_owned()),
+            Some((name, port)) => (name.to_owned(), Some(port)),
+            None => (text.to_owned(), None),
+        }
+    };
+    // A trailing dot is how DNS people write that a name is whole.
+    let bare = name.strip_suffix('.').unwrap_or(&name);
+    if name.parse::<IpAddr>().is_err() && Domain::parse(bare).map_or(true, |domain| domain.is_literal()) {
+        return Err(expected());
+    }
+    let port = match port {
+        None => None,
+        Some(digits) if digits.starts_with('+') => return Err(expected()),
+        Some(digits) => Some(digits.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(expected)?),
+    };
+    Ok(RawHost { name: bare.to_owned(), port })
+}
+
+fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" { Ok(None) } else { units::duration(text).map(Some).map_err(|error| format!("{error}, or `off`")) }
+}
+
+/// `600/h`: so many in a second, minute, hour or day.
+fn rate(text: &str) -> Result<u64, &'static str> {
+    let parsed = text.split_once('/').and_then(|(number, unit)| {
+        let number = number.parse::<u64>().ok().filter(|n| *n > 0)?;
+        ["s", "m", "h", "d"].contains(&unit).then_some(number)
+    });
+    parsed.ok_or("expected a rate such as `600/h` or `10/s`")
+}
+
+fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
+    let Some(mut section) = section else { return };
+    let message_size = section.take("message-size").and_then(|v| v.parsed(message_size));
+    if let Some(size) = message_size.as_ref().filter(|size| size.value < 64 * units::KIB) {
+        let small = Diagnostic::warning("RFC 5321 §4.5.3.1.7 wants messages of 64 KiB to be taken").at(&size.place);
+        section.document().report(small);
+    }
+    raw.message_size = message_size.map(|size| size.value);
+    raw.recipients = section.take("recipients").and_then(|v| v.integer(1..=RECIPIENTS_MAX)).map(|n| n.value);
+    raw.legs = section.take("legs").and_then(|v| v.integer(1..=LEGS_MAX)).map(|n| n.value);
+    section.finish();
+}
+
+fn message_size(text: &str) -> Result<u64, String> {
+    match units::size(text)? {
+        octets if octets < units::KIB => Err("expected at least `1KiB`".to_owned()),
+        octets if octets > units::GIB => Err("expected at most `1GiB`".to_owned()),
+        octets => Ok(octets),
+    }
+}
+
+fn queue(section: Option<Section<'_>>, raw: &mut Raw) {
+    let Some(mut section) = section else { return };
+    if let Some(url) = section.take("url") {
+        let _ = url.choice(&[("sqlite", ())]);
+    }
+    if let Some(value) = section.take("retry") {
+        let waits = value.one_or_many();
+        if waits.is_empty() || waits.len() > RETRY_STEPS_MAX {
+            value.wrong(format!("expected 1 to {RETRY_STEPS_MAX} durations"));
+        }
+        raw.retry = Some(waits.iter().filter_map(|v| v.parsed(retry_wait)).map(|wait| wait.value).collect());
+    }
+    raw.expire = section.take("expire").and_then(|v| v.parsed(units::duration)).map(|d| d.value);
+    raw.min_free = section.take("min-free").and_then(|v| v.parsed(units::size)).map(|s| s.value);
+    section.finish();
+}
+
+fn retry_wait(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        // Without a pause a dead target would be dialled without end.
+        wait if wait < RETRY_WAIT_MIN => Err("expected at least `100ms`".to_owned()),
+        wait => Ok(wait),
+    }
+}
+
+fn retention(section: Option<Section<'_>>, raw: &mut Raw) {
+    let Some(mut section) = section else { return };
+    let mut take = |key| section.take(key).and_then(|v| v.parsed(units::duration)).map(|d| d.value);
+    raw.retention_ledger = take("ledger");
+    raw.retention_bodies = take("bodies");
+    raw.retention_quarantine = take("quarantine");
+    section.finish();
+}
+
+fn admin(mut section: Section<'_>) -> RawAdmin {
+    let admin = RawAdmin {
+        address: section.take("address").and_then(|v| v.parsed(socket_address)).map(|a| a.value),
+        token_file: section.take("token-file").and_then(|v| v.string()).map(|path| path.value),
+    };
+    section.finish();
+    admin
+}
+
+// The sections that are not built yet: only their form is looked at.
+
+fn tls(mut section: Section<'_>) {
+    let _ = section.require("certificate").and_then(|v| v.string());
+    let _ = section.require("key").and_then(|v| v.string());
+    section.finish();
+}
+
+fn dns(mut section: Section<'_>) {
+    if let Some(servers) = section.take("servers") {
+        servers.one_or_many().iter().for_each(|v| drop(v.parsed(socket_address)));
+    }
+    let _ = section.take("validating").and_then(|v| v.boolean());
+    section.finish();
+}
+
+fn upstream(mut section: Section<'_>) {
+    if let Some(value) = section.take("networks") {
+        networks(&value);
+    }
+    section.finish();
+}
+
+fn auth(mut section: Section<'_>) {
+    for key in ["spf", "dkim", "arc", "ptr"] {
+        let _ = section.take(key).and_then(|v| v.choice(&[("on", ()), ("off", ())]));
+    }
+    let dmarc = [("enforce", ()), ("quarantine", ()), ("mark", ()), ("off", ())];
+    let _ = section.take("dmarc").and_then(|v| v.choice(&dmarc));
+    let _ = section.take("on-temperror").and_then(|v| v.choice(&[("accept", ()), ("defer", ())]));
+    section.finish();
+}
+
+fn spam(mut section: Section<'_>) {
+    let _ = section.take("engine").and_then(|v| v.choice(&[("builtin", ()), ("rspamd", ()), ("off", ())]));
+    let mut below: Option<(&str, f64)> = None;
+    for key in ["tag", "quarantine", "reject"] {
+        let Some(score) = section.take(key).and_then(|v| v.number()) else { continue };
+        if let Some((lower, bound)) = below.filter(|(_, bound)| score.value < *bound) {
+            let message = format!("`spam.{key}` is below `spam.{lower}`");
+            let help = format!("a worse band starts at a higher score: expected at least {bound}");
+            section.document().report(Diagnostic::error(message).at(&score.place).help(help));
+        }
+        below = Some((key, score.value));
+    }
+    section.finish();
+}
+
+fn srs(mut section: Section<'_>) {
+    let _ = section.require("domain").and_then(|v| v.parsed(hostname));
+    if let Some(secrets) = section.require("secrets") {
+        secrets.one_or_many().iter().for_each(|v| drop(v.string()));
+    }
+    section.finish();
+}
+
+/// One destination with more sessions than this is a mistake; Google closes at 20 to 100.
+const CONCURRENCY_MAX: u64 = 1_000;
+/// RFC 5321 §4.5.3.1.8 asks for 100; each costs memory in every session.
+const RECIPIENTS_MAX: u64 = 10_000;
+/// A leg's number is 16 bits.
+const LEGS_MAX: u64 = 10_000;
+/// Shorter than this is a loop, not a retry.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+/// A day of minutes would be 1,440; nobody writes more than a handful.
+const RETRY_STEPS_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for (text, name, port) in [
+            ("smtp.crm.example:25", "smtp.crm.example", Some(25)),
+            ("smtp.crm.example", "smtp.crm.example", None),
+            ("smtp.crm.example.:2525", "smtp.crm.example", Some(2525)),
+            ("localhost:1", "localhost", Some(1)),
+            ("127.0.0.1:2525", "127.0.0.1", Some(2525)),
+            ("[::1]:65535", "::1", Some(65_535)),
+            ("[2001:db8::1]", "2001:db8::1", None),
+        ] {
+            assert_eq!(host(text), Ok(RawHost { name: name.to_owned(), port }), "{text}");
+        }
+        for text in [
+            "",
+            ":25",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[1.2.3.4]:1",
+            "a b:25",
+            "a/b",
+            "-a:25",
+        ] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn message_sizes_at_their_limits_and_one_past_them() {
+        for (text, ok) in [("1KiB", true), ("1023B", false), ("1GiB", true), ("1073741825B", false)] {
+            assert_eq!(message_size(text).is_ok(), ok, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("600/h"), Ok(600));
+        for text in ["", "600", "0/h", "600/w", "/h", "-1/h"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+}

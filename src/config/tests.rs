@@ -1,0 +1,136 @@
+//! `resolve` on strings.
+
+use super::*;
+
+fn try_resolve(text: &str) -> (Option<Config>, Report) {
+    let mut report = Report::default();
+    let source = Source::new("/etc/p/pointsman.toml", text);
+    let raw = raw::read(&source, &mut report);
+    let read = |_: &str, name: &str| Err(format!("no `{name}` here"));
+    let config = raw.and_then(|raw| resolve(Path::new("/etc/p/pointsman.toml"), raw, Vec::new(), &read, &mut report));
+    (config.filter(|_| report.errors() == 0), report)
+}
+
+fn config(text: &str) -> Config {
+    let (config, report) = try_resolve(&format!("hostname = 'MX.d.example'\n{text}"));
+    config.unwrap_or_else(|| panic!("{}", report.render(false)))
+}
+
+fn errors(text: &str) -> Vec<String> {
+    let (_, report) = try_resolve(&format!("hostname = 'mx.d.example'\n{text}"));
+    report.diagnostics().iter().map(|d| d.message.clone()).collect()
+}
+
+#[test]
+fn the_example_of_the_design_loads() {
+    let text = include_str!("../../tests/configs/design/pointsman.toml");
+    let (config, report) = try_resolve(text);
+    let config = config.unwrap_or_else(|| panic!("{}", report.render(false)));
+    assert_eq!(config.hostname, "mx.solarmora.com");
+    assert_eq!(config.data, Path::new("/var/lib/pointsman"));
+    assert_eq!(config.listeners[0].tls, ListenerTls::StartTls);
+    assert_eq!(config.listeners[0].proxy.len(), 1);
+    assert_eq!(config.limits, Limits { message_size: 50 * units::MIB, recipients: 100, legs: 200 });
+    assert_eq!(config.routes.keys().collect::<Vec<_>>(), ["crm", "default", "google"]);
+    assert_eq!(config.routes["crm"].tls, TlsMode::Verify);
+    assert_eq!(config.queue.retry.len(), 5);
+    assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/admin.token"));
+    let inert = ["[auth]", "[dns]", "[spam]", "[srs]", "[tls]", "[upstream]"];
+    assert!(inert.iter().all(|section| config.inert.contains(&(*section).to_owned())), "{:?}", config.inert);
+    assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
+    assert!(config.inert.contains(&"route.google.profile".to_owned()));
+}
+
+#[test]
+fn the_example_and_the_defaults_agree() {
+    let text = include_str!("../../tests/configs/design/pointsman.toml");
+    let example = try_resolve(text).0.unwrap();
+    let plain = config("");
+    assert_eq!(plain.hostname, "mx.d.example");
+    assert_eq!((plain.limits, &plain.queue, plain.retention), (example.limits, &example.queue, example.retention));
+    assert_eq!((plain.data, plain.log), (example.data, example.log));
+    let listener = &plain.listeners[0];
+    assert_eq!((listener.name.as_str(), listener.address.to_string()), ("0", "0.0.0.0:25".to_owned()));
+    assert_eq!(plain.routes["default"].concurrency, 20);
+    assert!(plain.admin.is_none());
+}
+
+#[test]
+fn hosts_take_the_ports_of_the_route() {
+    let config = config("[route.crm]\nport = 587\nhosts = ['a.example', 'b.example:25', '[::1]']\ndedupe = '1h'\n");
+    let hosts: Vec<String> = config.routes["crm"].hosts.iter().map(|h| format!("{} {}", h.name, h.port)).collect();
+    assert_eq!(hosts, ["a.example 587", "b.example 25", "::1 587"]);
+    assert_eq!(config.routes["crm"].dedupe, Some(Duration::from_secs(3600)));
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let config = config("data = 'state'\n[admin]\naddress = '127.0.0.1:0'\n");
+    assert_eq!(config.data, Path::new("/etc/p/state"));
+    assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/state/admin.token"));
+}
+
+#[test]
+fn wrong_values_are_errors() {
+    for (text, expected) in [
+        ("[queue]\nurl = 'postgres://x'\n", "`queue.url` cannot be `postgres://x`"),
+        ("[queue]\nretry = []\n", "`queue.retry`: expected 1 to 100 durations"),
+        ("[queue]\nretry = ['99ms']\n", "`queue.retry` cannot be `99ms`"),
+        ("[limits]\nmessage-size = '65535B'\n", "RFC 5321 §4.5.3.1.7 wants messages of 64 KiB to be taken"),
+        ("[[listener]]\nname = 'x'\n", "`listener` has no `address`"),
+        ("[[listener]]\naddress = 'mx:25'\n", "`listener.address` cannot be `mx:25`"),
+        ("[[listener]]\naddress = '[::]:25'\ntls = 'implicit'\n", "the listener wants TLS, and there is no `[tls]`"),
+        (
+            "[[listener]]\naddress = '[::]:25'\n[[listener]]\nname = '0'\naddress = '[::]:26'\n",
+            "two listeners are called `0`",
+        ),
+        ("[route.a]\nhosts = ['x:y']\n", "`route.a.hosts` cannot be `x:y`"),
+        ("[route.a]\nfallback = 'b'\n", "there is no route `b`"),
+        ("[route.a]\nconcurrency = 0\n", "`route.a.concurrency`: expected a number from 1 to 1000"),
+        ("[route.a]\nconcurrency = 1001\n", "`route.a.concurrency`: expected a number from 1 to 1000"),
+        ("[limits]\nrecipients = 10001\n", "`limits.recipients`: expected a number from 1 to 10000"),
+        ("[limits]\nmessage-size = '50MB'\n", "`limits.message-size` cannot be `50MB`"),
+        ("[spam]\ntag = 9\nquarantine = 8.0\n", "`spam.quarantine` is below `spam.tag`"),
+        ("[auth]\ndmarc = 'on'\n", "`auth.dmarc` cannot be `on`"),
+        ("[srs]\ndomain = 'x'\n", "`srs` has no `secrets`"),
+        ("[log]\nformat = 'xml'\n", "`log.format` cannot be `xml`"),
+        ("listener = 7\n", "`listener` must be an array of tables, written `[[listener]]`, not an integer"),
+        ("[limit]\n", "unknown key `limit`"),
+    ] {
+        assert_eq!(errors(text), [expected], "{text}");
+    }
+    assert_eq!(try_resolve("").1.diagnostics()[0].message, "the file has no `hostname`");
+}
+
+proptest::proptest! {
+    /// Whatever an editor leaves behind is drawn, in both files, and nothing panics.
+    #[test]
+    fn damaged_examples_are_drawn(cut in 0usize..3000, length in 0usize..40, put in "[\\PC\n\"'\\[\\]{}=]{0,6}") {
+        let files = [
+            include_str!("../../tests/configs/design/pointsman.toml"),
+            include_str!("../../tests/configs/design/rules/solarmora.toml"),
+        ];
+        for text in files {
+            let at = |byte: usize| (0..=byte.min(text.len())).rev().find(|b| text.is_char_boundary(*b)).unwrap();
+            let damaged = format!("{}{put}{}", &text[..at(cut)], &text[at(cut + length)..]);
+            let mut report = try_resolve(&damaged).1;
+            let source = Source::new("rules.toml", damaged.as_str());
+            let routes = BTreeMap::from([("default".to_owned(), false), ("crm".to_owned(), true)]);
+            let read = |_: &str, _: &str| Ok("a@b.example".to_owned());
+            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, read: &read }, &mut report);
+            report.diagnostics().iter().for_each(|d| drop((d.render(true), d.json())));
+            if let Some(parsed) = parsed {
+                drop(parsed.rules.run_tests());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_limit_itself_is_allowed() {
+    let steps = |n: usize| format!("[queue]\nretry = [{}]\n", "'1m',".repeat(n));
+    assert_eq!(config(&steps(100)).queue.retry.len(), 100);
+    assert_eq!(errors(&steps(101)).len(), 1);
+    let limits = config("[limits]\nrecipients = 10000\nlegs = 10000\n[route.a]\nconcurrency = 1000\n");
+    assert_eq!((limits.limits.recipients, limits.routes["a"].concurrency), (10_000, 1_000));
+}

@@ -1,0 +1,303 @@
+//! One session on one stream: reads, feeds the protocol machine, does what it asks, writes what it says.
+//!
+//! The machine (`smtp::session`) decides everything about the protocol; this shell only carries bytes and answers
+//! its questions from the rules and the queue. It keeps no buffer of its own while it waits, so that an idle
+//! session costs little: bytes are read into a scratch buffer that all sessions of a thread share.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::journey::{self, Arrived};
+use super::{Inbound, Ruling};
+use crate::address::Mailbox;
+use crate::envelope::{Client, Envelope};
+use crate::events;
+use crate::message::Head;
+use crate::queue::{BodyWriter, Queued, Refused, StoreError};
+use crate::reply::{self, Refusal, Reply};
+use crate::rules::{Fact, Verdict};
+use crate::smtp::session::{Cause, Ending, Event, FEED_OCTETS_MAX, Opening, Session};
+
+/// A session and all that it owns.
+pub(super) struct Connection<'a, S> {
+    inbound: &'a Arc<Inbound>,
+    ruling: Arc<Ruling>,
+    stream: S,
+    listener: &'a str,
+    session: Session,
+    client: Client,
+    incoming: Option<Incoming>,
+    draining: watch::Receiver<bool>,
+}
+
+/// A message that is arriving.
+struct Incoming {
+    head: Head,
+    body: BodyWriter,
+    /// Set once the body could not be written: the rest is read and thrown away, and the client gets a 4xx.
+    broken: Option<StoreError>,
+}
+
+/// What the next step of the loop is, copied out of the machine's borrow.
+enum Next {
+    On,
+    Wait,
+    End(Envelope),
+    Close(&'static str),
+}
+
+impl<'a, S> Connection<'a, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    pub(super) fn new(inbound: &'a Arc<Inbound>, stream: S, peer: SocketAddr, listener: &'a str) -> Self {
+        let ruling = inbound.ruling();
+        let session = Session::new(Arc::clone(&ruling.session));
+        let ip = peer.ip().to_canonical();
+        let client = Client { ip, ptr: None, helo: String::new(), extended: false, tls: false };
+        let draining = inbound.draining.subscribe();
+        Connection { inbound, ruling, stream, listener, session, client, incoming: None, draining }
+    }
+
+    /// Runs the session to its end, and says how it ended.
+    pub(super) async fn run(mut self) -> &'static str {
+        let opening = if self.spoke_early().await { Opening::Early } else { Opening::Polite };
+        self.session.greet(opening);
+        loop {
+            match self.step().await {
+                Next::On => {}
+                Next::Wait => {
+                    if self.wait().await.is_err() {
+                        // The client is gone; what it was sending is dropped by the machine.
+                        self.session.feed_eof();
+                    }
+                }
+                Next::End(envelope) => self.finish(envelope).await,
+                Next::Close(why) => {
+                    // The client may be gone already; there is nobody left to tell.
+                    let _ = self.flush().await;
+                    let _ = self.stream.shutdown().await;
+                    return why;
+                }
+            }
+        }
+    }
+
+    /// Does what the machine wants next.
+    async fn step(&mut self) -> Next {
+        match self.session.poll() {
+            Event::Wait => return Next::Wait,
+            Event::Hello { name, extended } => {
+                self.client.helo = name.to_owned();
+                self.client.extended = extended;
+            }
+            Event::Mail(_) => {
+                // Policy on the sender has its place here. Without space nothing is begun that could not be kept.
+                let accepting = self.inbound.store.accepting();
+                let answer = if accepting { Ok(()) } else { Err(Refusal::new(reply::DISK_FULL)) };
+                self.session.answer_mail(answer);
+            }
+            Event::Recipient { recipient, envelope } => {
+                let answer =
+                    recipient_answer(self.inbound, &self.ruling, &self.client, self.listener, recipient, envelope);
+                self.session.answer_recipient(answer);
+            }
+            Event::Data(_) => {
+                let body = self.inbound.store.write_body();
+                self.incoming = Some(Incoming { head: Head::default(), body, broken: None });
+                self.session.answer_data(Ok(()));
+            }
+            Event::Body(octets) => {
+                if let Some(incoming) = &mut self.incoming {
+                    incoming.take(octets).await;
+                }
+            }
+            Event::End(envelope) => return Next::End(envelope.clone()),
+            Event::Reset(cause) => self.reset(&cause),
+            Event::Close(ending) => return Next::Close(describe(ending)),
+        }
+        Next::On
+    }
+
+    fn reset(&mut self, cause: &Cause) {
+        let Some(incoming) = self.incoming.take() else { return };
+        match cause {
+            Cause::Refused(reply) => self.tell_refused("", "", incoming.body.len(), reply),
+            Cause::Asked | Cause::Closed => events::message_aborted(self.listener, self.client.ip),
+        }
+    }
+
+    /// The message is whole: takes it through its journey and answers.
+    async fn finish(&mut self, envelope: Envelope) {
+        let Some(incoming) = self.incoming.take() else {
+            return self.session.finish::<Queued>(Err(Refusal::new(reply::LOCAL_ERROR)));
+        };
+        let (sender, recipients) = (envelope.sender.to_string(), journey::list(&envelope.recipients));
+        let size = incoming.body.len();
+        let result = match incoming.broken {
+            Some(error) => Err(journey::store_refusal(&error)),
+            None => {
+                let arrived = Arrived {
+                    listener: self.listener,
+                    client: &self.client,
+                    envelope,
+                    head: incoming.head,
+                    at: self.inbound.clock.now(),
+                };
+                self.inbound.last_dot(&self.ruling, arrived, incoming.body).await
+            }
+        };
+        if let Err(refusal) = &result {
+            self.tell_refused(&sender, &recipients, size, refusal.reply());
+        }
+        self.session.finish(result);
+    }
+
+    fn tell_refused(&self, sender: &str, recipients: &str, size: u64, reply: &Reply) {
+        events::message_refused(self.listener, self.client.ip, sender, recipients, size, reply);
+        record_refused(self.inbound, &self.client, self.listener, sender, recipients, reply);
+    }
+
+    /// Writes what is to be said, reads what comes and feeds it.
+    async fn wait(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        let limit = self.session.timeout();
+        let between_messages = self.incoming.is_none();
+        let (stream, session) = (&mut self.stream, &mut self.session);
+        let read = tokio::time::timeout(limit, read_into(stream, session));
+        tokio::select! {
+            biased;
+            // A transaction under way may finish; who only waits is told to come back.
+            _ = self.draining.wait_for(|&on| on), if between_messages => {
+                self.session.shut_down();
+                Ok(())
+            }
+            read = read => match read {
+                Ok(Ok(0)) => { self.session.feed_eof(); Ok(()) }
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error),
+                Err(_) => { self.session.timed_out(); Ok(()) }
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.session.output().is_empty() {
+            return Ok(());
+        }
+        // A client that does not read is as gone as one that does not write.
+        let write = self.stream.write_all(self.session.output());
+        tokio::time::timeout(WRITE_TIMEOUT, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.session.flushed();
+        Ok(())
+    }
+
+    /// Whether the client has sent something before our banner. Asked once, without waiting: a banner delay would
+    /// catch more, and is policy's to choose.
+    async fn spoke_early(&mut self) -> bool {
+        let mut octet = [0u8; 1];
+        let stream = &mut self.stream;
+        std::future::poll_fn(|cx| {
+            let mut buffer = ReadBuf::new(&mut octet);
+            let ready = Pin::new(&mut *stream).poll_read(cx, &mut buffer).is_ready();
+            // End of file without a word is no talk: the session will see it.
+            Poll::Ready(ready && !buffer.filled().is_empty())
+        })
+        .await
+    }
+}
+
+impl Incoming {
+    async fn take(&mut self, octets: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
+        self.head.push(octets);
+        self.broken = self.body.write(octets).await.err();
+    }
+}
+
+/// Tells a client that there is no room, and closes.
+pub(super) async fn turn_away(mut stream: TcpStream) {
+    let mut reply = Vec::new();
+    reply::TOO_MANY_CONNECTIONS.write(&mut reply);
+    // It is told if it listens; there is no session to protect.
+    let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, stream.write_all(&reply)).await;
+}
+
+/// What the rules say about a recipient while the message is still unknown.
+fn recipient_answer(
+    inbound: &Inbound,
+    ruling: &Ruling,
+    client: &Client,
+    listener: &str,
+    recipient: &Mailbox,
+    envelope: &Envelope,
+) -> Result<(), Refusal> {
+    let facts = journey::facts(client, envelope, recipient, Fact::Unknown);
+    match ruling.rules.decide(&facts).verdict {
+        Verdict::Accept { .. } | Verdict::Undecided => {
+            events::recipient_accepted();
+            Ok(())
+        }
+        Verdict::Reject(refusal) | Verdict::Defer(refusal) => {
+            let sender = envelope.sender.to_string();
+            let recipient = recipient.as_str();
+            events::recipient_refused(client.ip, &client.helo, &sender, recipient, refusal.reply());
+            record_refused(inbound, client, listener, &sender, recipient, refusal.reply());
+            Err(refusal)
+        }
+    }
+}
+
+/// Keeps a refusal for `trace`.
+fn record_refused(inbound: &Inbound, client: &Client, listener: &str, sender: &str, recipient: &str, reply: &Reply) {
+    inbound.store.record_refused(Refused {
+        at: inbound.clock.now(),
+        listener: listener.to_owned(),
+        client: client.ip,
+        helo: client.helo.clone(),
+        sender: sender.to_owned(),
+        recipient: recipient.to_owned(),
+        reply: reply.to_string(),
+    });
+}
+
+fn describe(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Quit => "quit",
+        Ending::Gone => "gone",
+        Ending::Cut(_) => "cut",
+    }
+}
+
+/// Reads once and feeds what came; the number of octets, 0 at the end of the stream.
+async fn read_into<S: AsyncRead + Unpin>(stream: &mut S, session: &mut Session) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+            session.feed(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
+}
+
+thread_local! {
+    /// Borrowed only inside one poll, so one for each thread is enough for all its sessions.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FEED_OCTETS_MAX].into_boxed_slice());
+}
+
+/// RFC 5321 §4.5.3.2 names no limit for our replies; the command timeout is what a client has for anything else.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,294 @@
+//! From the final dot to the queue: what every message goes through, in order.
+//!
+//! Each step takes values and returns a value; only here are they put in sequence. The whole is one answer: SMTP
+//! has a single reply for all recipients after DATA, so what the rules say of each must be brought together first.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+
+use super::{Inbound, Ruling};
+use crate::address::Mailbox;
+use crate::clock::Timestamp;
+use crate::envelope::{Client, Envelope};
+use crate::events;
+use crate::id::MessageId;
+use crate::message::{Head, Header};
+use crate::queue::handover::Slot;
+use crate::queue::{BodyWriter, DedupeKey, NewLeg, NewMessage, Queued, Reason, State, StoreError, StoredBody};
+use crate::reply::{self, Refusal};
+use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
+use crate::stamp;
+
+/// A message whose real end was seen.
+pub(super) struct Arrived<'a> {
+    pub listener: &'a str,
+    pub client: &'a Client,
+    pub envelope: Envelope,
+    pub head: Head,
+    pub at: Timestamp,
+}
+
+impl Inbound {
+    /// Takes a whole message through checks and rules into the queue. The proof is what a 250 is made of.
+    pub(super) async fn last_dot(
+        &self,
+        ruling: &Ruling,
+        message: Arrived<'_>,
+        body: BodyWriter,
+    ) -> Result<Queued, Refusal> {
+        let started = self.clock.monotonic();
+        let header = Header::index(message.head.as_bytes());
+        if header.hops() > HOPS_MAX {
+            return Err(Refusal::new(reply::TOO_MANY_HOPS));
+        }
+
+        // SPF, DKIM, DMARC, ARC and the score stand here; until they are built their results are absent.
+        let auth = AuthFacts::default();
+
+        let decided: Vec<(Mailbox, Decision)> = message
+            .envelope
+            .recipients
+            .iter()
+            .map(|recipient| {
+                let facts = facts(message.client, &message.envelope, recipient, Fact::Known(auth));
+                (recipient.clone(), ruling.rules.decide(&facts))
+            })
+            .collect();
+        let planned = combine(decided)?;
+        if planned.len() > ruling.legs_max {
+            return Err(Refusal::new(reply::TOO_MANY_LEGS));
+        }
+
+        let id = self.ids.next(message.at, &self.chance);
+        let body = body.finish().await.map_err(|error| store_refusal(&error))?;
+        let record = record(ruling, &message, &header, &body, id);
+        let mut legs = Vec::with_capacity(planned.len());
+        let mut slots = Vec::new();
+        for (n, plan) in (1u16..).zip(&planned) {
+            let mut leg = new_leg(ruling, plan, n, &record);
+            // The slot is reserved before the commit: a leg without one is committed ownerless and due.
+            let slot = (leg.state == State::Queued).then(|| self.handover.reserve(&leg.route)).flatten();
+            leg.handed_over = slot.is_some();
+            slots.push(slot);
+            legs.push(leg);
+        }
+        let mut queued = self.store.commit(record.clone(), legs).await.map_err(|error| store_refusal(&error))?;
+
+        self.hand_over(&mut queued, slots, &planned);
+        self.report(&message, &record, &planned, self.clock.monotonic().saturating_sub(started));
+        Ok(queued)
+    }
+
+    /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
+    fn hand_over(&self, queued: &mut Queued, mut slots: Vec<Option<Slot>>, planned: &[Planned]) {
+        let with_slot: HashSet<u16> = (1u16..).zip(&slots).filter(|(_, slot)| slot.is_some()).map(|(n, _)| n).collect();
+        for leg in queued.take_legs() {
+            if let Some(slot) = slots.get_mut(usize::from(leg.id.n) - 1).and_then(Option::take) {
+                slot.fill(leg);
+            }
+        }
+        for (n, plan) in (1u16..).zip(planned) {
+            let duplicate = queued.duplicates().contains(&n);
+            let (state, reason) =
+                if duplicate { (State::Duplicate, Reason::Duplicate) } else { (plan.state, plan.reason) };
+            events::leg_entered(&plan.leg.route, state.as_str(), reason.as_str());
+            // A lane that had no room for the leg finds it in the store.
+            if state == State::Queued && !with_slot.contains(&n) {
+                self.handover.wake(&plan.leg.route);
+            }
+        }
+    }
+
+    fn report(&self, message: &Arrived<'_>, record: &NewMessage, planned: &[Planned], took: Duration) {
+        let mut rules: Vec<&str> = planned.iter().flat_map(|plan| plan.rules.iter().map(String::as_str)).collect();
+        rules.dedup();
+        for rule in &rules {
+            events::rule_hit(rule, message.at);
+        }
+        events::message_accepted(&events::MessageAccepted {
+            id: &record.id.to_string(),
+            listener: message.listener,
+            client: message.client.ip,
+            helo: &message.client.helo,
+            sender: message.envelope.sender.as_str(),
+            recipients: &list(&message.envelope.recipients),
+            message_id: &record.message_id,
+            size: record.size,
+            legs: planned.len(),
+            rules: &rules.join(", "),
+            took,
+        });
+    }
+}
+
+/// What the rules are told about one recipient.
+pub(super) fn facts<'a>(
+    client: &'a Client,
+    envelope: &'a Envelope,
+    recipient: &'a Mailbox,
+    auth: Fact<AuthFacts>,
+) -> Facts<'a> {
+    Facts { recipient, sender: &envelope.sender, client: Some(client.ip), helo: Some(&client.helo), auth }
+}
+
+/// The reply for a store that cannot: our trouble is never a 5xx.
+pub(super) fn store_refusal(error: &StoreError) -> Refusal {
+    Refusal::new(match error {
+        StoreError::Full => reply::DISK_FULL,
+        StoreError::Closed => reply::SHUTTING_DOWN,
+        StoreError::Write(_) | StoreError::Read(_) | StoreError::Damaged(..) => reply::LOCAL_ERROR,
+    })
+}
+
+/// Addresses as a log line shows them.
+pub(super) fn list(recipients: &[Mailbox]) -> String {
+    recipients.iter().map(Mailbox::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A leg to be made, with where it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Planned {
+    alias: Mailbox,
+    leg: LegPlan,
+    state: State,
+    reason: Reason,
+    detail: String,
+    rules: Vec<String>,
+}
+
+/// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the
+/// first refusal; else those that are refused are quarantined, because their sender was told 250.
+fn combine(decided: Vec<(Mailbox, Decision)>) -> Result<Vec<Planned>, Refusal> {
+    let mut planned = Vec::new();
+    let mut refused = Vec::new();
+    for (alias, decision) in decided {
+        match decision.verdict {
+            // Everything is known here. If a rule still cannot tell, the fault is ours: the sender keeps his mail.
+            Verdict::Undecided => return Err(Refusal::new(reply::LOCAL_ERROR)),
+            Verdict::Defer(refusal) => return Err(refusal),
+            Verdict::Reject(refusal) => refused.push((alias, refusal, decision.rules)),
+            Verdict::Accept { action, legs } => {
+                let (state, reason, detail) = start(action);
+                planned.extend(legs.into_iter().map(|leg| Planned {
+                    alias: alias.clone(),
+                    leg,
+                    state,
+                    reason,
+                    detail: detail.clone(),
+                    rules: decision.rules.clone(),
+                }));
+            }
+        }
+    }
+    if planned.is_empty() {
+        let first = refused.into_iter().next().map(|(_, refusal, _)| refusal);
+        return Err(first.unwrap_or_else(|| Refusal::new(reply::LOCAL_ERROR)));
+    }
+    planned.extend(refused.into_iter().map(|(alias, refusal, rules)| quarantined_refusal(alias, &refusal, rules)));
+    Ok(planned)
+}
+
+/// Where the legs of an accepted recipient start.
+fn start(action: Action) -> (State, Reason, String) {
+    match action {
+        Action::Relay => (State::Queued, Reason::Accepted, String::new()),
+        Action::Quarantine { why } => (State::Quarantined, Reason::Rule, why),
+        Action::Hold { why } => (State::Held, Reason::Rule, why),
+        Action::Discard { why } => (State::Discarded, Reason::Rule, why),
+    }
+}
+
+/// A recipient refused beside one that was accepted: kept for an operator, addressed to the alias itself.
+fn quarantined_refusal(alias: Mailbox, refusal: &Refusal, rules: Vec<String>) -> Planned {
+    Planned {
+        leg: LegPlan::unrouted(alias.clone()),
+        alias,
+        state: State::Quarantined,
+        reason: Reason::MixedRefusal,
+        detail: refusal.reply().to_string(),
+        rules,
+    }
+}
+
+fn record(ruling: &Ruling, message: &Arrived<'_>, header: &Header, body: &StoredBody, id: MessageId) -> NewMessage {
+    let (client, envelope) = (message.client, &message.envelope);
+    NewMessage {
+        id,
+        received: message.at,
+        listener: message.listener.to_owned(),
+        client: client.ip,
+        ptr: client.ptr.clone(),
+        helo: client.helo.clone(),
+        protocol: client.protocol(envelope.smtputf8),
+        sender: envelope.sender.clone(),
+        body_type: envelope.body,
+        smtputf8: envelope.smtputf8,
+        size: body.len(),
+        from: header.from.clone(),
+        subject: header.subject.clone(),
+        message_id: header.message_id.clone(),
+        prefix: stamp::common_prefix(&ruling.session.hostname, client, envelope, id, message.at),
+        facts: recorded_facts(message),
+        rules_hash: ruling.rules.hash().to_owned(),
+        body: body.clone(),
+    }
+}
+
+/// What the rules saw, for `explain`, `diff` and `redecide`.
+fn recorded_facts(message: &Arrived<'_>) -> String {
+    let recipients: Vec<&str> = message.envelope.recipients.iter().map(Mailbox::as_str).collect();
+    serde_json::json!({
+        "client": message.client.ip,
+        "helo": message.client.helo,
+        "sender": message.envelope.sender.to_string(),
+        "recipients": recipients,
+    })
+    .to_string()
+}
+
+fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewLeg {
+    let window = ruling.routes.get(&plan.leg.route).and_then(|route| route.dedupe);
+    NewLeg {
+        n,
+        alias: plan.alias.as_str().to_owned(),
+        target: plan.leg.target.clone(),
+        target_name: plan.leg.target_name.clone(),
+        route: plan.leg.route.clone(),
+        // The sender is rewritten (SRS) here, once there is a domain for it.
+        sender: record.sender.clone(),
+        state: plan.state,
+        reason: plan.reason,
+        detail: plan.detail.clone(),
+        due: (plan.state == State::Queued).then_some(record.received),
+        prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
+        // Forged results and control fields are cut here, once there are checks to forge.
+        cuts: Vec::new(),
+        rules: plan.rules.clone(),
+        dedupe: window.and_then(|window| dedupe_key(plan, record, window)),
+        handed_over: false,
+    }
+}
+
+/// Message-ID, body, final target and alias make a duplicate. Without a Message-ID nothing is one.
+fn dedupe_key(plan: &Planned, record: &NewMessage, window: Duration) -> Option<DedupeKey> {
+    if record.message_id.is_empty() {
+        return None;
+    }
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [
+        record.message_id.as_bytes(),
+        record.body.sha256(),
+        plan.leg.target.key().as_bytes(),
+        plan.alias.key().as_bytes(),
+    ] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let hash = context.finish().as_ref().try_into().expect("SHA-256 has 32 octets");
+    Some(DedupeKey { hash, window })
+}
+
+/// RFC 5321 §6.3 wants at least 100 allowed; we sit last before the CRM, and forwarders loop faster than they differ.
+const HOPS_MAX: usize = 50;

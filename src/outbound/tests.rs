@@ -1,0 +1,678 @@
+//! The conductor against a scripted CRM, a store in memory and tokio's paused time: a day passes in seconds.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::address::{Mailbox, ReversePath};
+use crate::clock::TokioClock;
+use crate::envelope::BodyType;
+use crate::id::MessageId;
+use crate::queue::{
+    Answer as StoreAnswer, Attempt, BodyWriter, NewLeg, NewMessage, Queued, Refused, Settled, StoredBody,
+};
+use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
+use crate::relay::{Host, TlsMode};
+use crate::smtp::client::{Answer, Stage, Verdict};
+
+const START: Timestamp = Timestamp(1_800_000_000_000);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A leg in the store.
+struct Row {
+    leg: OwnedLeg,
+    state: State,
+    reason: Reason,
+    detail: String,
+    due: Option<Timestamp>,
+    owned: bool,
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Default)]
+struct MemoryStore {
+    rows: Mutex<BTreeMap<LegId, Row>>,
+    panic_at_settle: Mutex<u32>,
+}
+
+impl MemoryStore {
+    fn add(&self, leg: OwnedLeg, due: Timestamp) {
+        let row = Row {
+            state: State::Queued,
+            reason: Reason::Accepted,
+            detail: String::new(),
+            due: Some(due),
+            owned: false,
+            attempts: Vec::new(),
+            leg,
+        };
+        assert!(self.rows.lock().unwrap().insert(row.leg.id, row).is_none());
+    }
+
+    fn look<T>(&self, message: i64, read: impl FnOnce(&Row) -> T) -> T {
+        read(&self.rows.lock().unwrap()[&id(message)])
+    }
+
+    fn states(&self, route: &str) -> BTreeMap<State, usize> {
+        let mut states = BTreeMap::new();
+        for row in self.rows.lock().unwrap().values().filter(|row| row.leg.route == route) {
+            *states.entry(row.state).or_default() += 1;
+        }
+        states
+    }
+
+    fn owned(&self) -> usize {
+        self.rows.lock().unwrap().values().filter(|row| row.owned).count()
+    }
+}
+
+fn id(message: i64) -> LegId {
+    LegId { message: MessageId(message), n: 1 }
+}
+
+impl Store for MemoryStore {
+    fn write_body(&self) -> BodyWriter {
+        unreachable!("the way out writes no body")
+    }
+
+    fn accepting(&self) -> bool {
+        true
+    }
+
+    fn commit(&self, _: NewMessage, _: Vec<NewLeg>) -> StoreAnswer<'_, Queued> {
+        unreachable!("the way out commits nothing")
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> StoreAnswer<'_, Vec<Settled>> {
+        Box::pin(async move {
+            let panics = std::mem::take(&mut *self.panic_at_settle.lock().unwrap());
+            assert!(panics == 0, "the test wants a panic here");
+            let mut rows = self.rows.lock().unwrap();
+            let settle = |s: Settlement| {
+                let row = rows.get_mut(&s.leg).unwrap();
+                if !row.owned {
+                    return Settled::NotOurs;
+                }
+                assert!(row.state.is_open(), "{} is final", s.leg);
+                (row.state, row.reason, row.detail, row.due, row.owned) = (s.state, s.reason, s.detail, s.due, false);
+                if let Some(attempt) = s.attempt {
+                    row.leg.attempts += 1;
+                    row.attempts.push(attempt);
+                }
+                Settled::Done
+            };
+            Ok(settlements.into_iter().map(settle).collect())
+        })
+    }
+
+    fn claim(&self, route: &str, now: Timestamp, limit: usize) -> StoreAnswer<'_, Vec<OwnedLeg>> {
+        let mut rows = self.rows.lock().unwrap();
+        let is_due = |row: &&mut Row| {
+            let waits = matches!(row.state, State::Queued | State::Held);
+            row.leg.route == route && waits && !row.owned && row.due.is_some_and(|due| due <= now)
+        };
+        let mut due: Vec<&mut Row> = rows.values_mut().filter(is_due).collect();
+        due.sort_by_key(|row| row.due);
+        let take = |row: &mut Row| {
+            row.owned = true;
+            row.leg.clone()
+        };
+        let legs = due.into_iter().take(limit).map(take).collect();
+        Box::pin(async { Ok(legs) })
+    }
+
+    fn release(&self, legs: Vec<LegId>, due: Timestamp) -> StoreAnswer<'_, ()> {
+        let mut rows = self.rows.lock().unwrap();
+        for leg in legs {
+            let row = rows.get_mut(&leg).unwrap();
+            assert!(row.owned);
+            (row.owned, row.due) = (false, Some(due));
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn next_due(&self) -> StoreAnswer<'_, Vec<(String, Timestamp)>> {
+        let mut dues = BTreeMap::new();
+        for row in self.rows.lock().unwrap().values().filter(|row| !row.owned) {
+            if let (State::Queued | State::Held, Some(due)) = (row.state, row.due) {
+                let earliest = dues.entry(row.leg.route.clone()).or_insert(due);
+                *earliest = due.min(*earliest);
+            }
+        }
+        Box::pin(async { Ok(dues.into_iter().collect()) })
+    }
+
+    fn record_refused(&self, _: Refused) {}
+}
+
+/// How a host of the CRM behaves, as a function of the time since the start.
+type Mood = fn(Duration) -> Way;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Well,
+    Dead,
+    /// This reply to RCPT.
+    Rcpt(&'static str),
+    /// This reply to MAIL.
+    Mail(&'static str),
+    /// Takes the message, then hangs up without a word.
+    DropAfterDot,
+    /// Serves one message well, and closes a while after it.
+    DropIdle,
+    /// Refuses a session while as many are open.
+    Sessions(usize),
+}
+
+/// What the CRM has: for each message how many times, and which host took it.
+#[derive(Default)]
+struct Crm {
+    moods: BTreeMap<&'static str, Mood>,
+    taken: Mutex<BTreeMap<i64, Vec<&'static str>>>,
+    dials: Mutex<BTreeMap<&'static str, Vec<Duration>>>,
+    commands: Mutex<Vec<String>>,
+    open: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+impl Crm {
+    fn taken(&self, message: i64) -> usize {
+        self.taken.lock().unwrap().get(&message).map_or(0, Vec::len)
+    }
+}
+
+struct FakeDial {
+    crm: Arc<Crm>,
+    started: Instant,
+}
+
+impl Dial for FakeDial {
+    fn dial<'a>(&'a self, _: &'a Route, host: &'a Host, helo: &'a str) -> Dialling<'a> {
+        Box::pin(async move {
+            let at = self.started.elapsed();
+            let (&name, &mood) = self.crm.moods.get_key_value(&*host.name).unwrap();
+            self.crm.dials.lock().unwrap().entry(name).or_default().push(at);
+            let failed = |verdict| DialError { peer: name.to_owned(), local: None, verdict };
+            let full = match mood(at) {
+                Way::Dead => {
+                    let answer = Answer::Connect("connection refused".to_owned());
+                    return Err(failed(Verdict { stage: Stage::Connect, answer }));
+                }
+                Way::Sessions(most) => self.crm.open.lock().unwrap().get(name).is_some_and(|&open| open >= most),
+                _ => false,
+            };
+            let (ours, theirs) = tokio::io::duplex(256 * 1024);
+            *self.crm.open.lock().unwrap().entry(name).or_default() += 1;
+            tokio::spawn(serve(Arc::clone(&self.crm), name, mood, theirs, self.started, full));
+            let (stream, capabilities) = greet(ours, helo, &Timeouts::rfc5321()).await.map_err(failed)?;
+            Ok(Connection::new(Stream::Other(Box::new(stream)), capabilities, name.to_owned(), None))
+        })
+    }
+}
+
+async fn serve(crm: Arc<Crm>, name: &'static str, mood: Mood, io: DuplexStream, started: Instant, full: bool) {
+    // A client that hangs up ends the session; there is nobody to tell.
+    let _ = session(&crm, name, mood, io, started, full).await;
+    *crm.open.lock().unwrap().get_mut(name).unwrap() -= 1;
+}
+
+async fn session(
+    crm: &Crm,
+    name: &'static str,
+    mood: Mood,
+    io: DuplexStream,
+    started: Instant,
+    full: bool,
+) -> std::io::Result<()> {
+    let mut io = BufReader::new(io);
+    if full {
+        return io.write_all(b"421 4.7.0 too many sessions\r\n").await;
+    }
+    io.write_all(b"220 crm\r\n").await?;
+    let (mut line, mut rcpt) = (String::new(), false);
+    loop {
+        line.clear();
+        if io.read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let way = mood(started.elapsed());
+        let verb = line.split([' ', '\r']).next().unwrap().to_owned();
+        crm.commands.lock().unwrap().push(format!("{name} {verb}"));
+        let reply = match (&*verb, way) {
+            ("EHLO", _) => "250-crm\r\n250-PIPELINING\r\n250 SIZE",
+            ("MAIL", Way::Mail(reply)) => reply,
+            ("RCPT", Way::Rcpt(reply)) => reply,
+            ("RCPT", _) => {
+                rcpt = true;
+                "250 2.1.5 ok"
+            }
+            ("DATA", _) if !rcpt => "503 5.5.1 no recipients",
+            ("DATA", way) => {
+                io.write_all(b"354 go\r\n").await?;
+                let message = read_message(&mut io).await?;
+                crm.taken.lock().unwrap().entry(message).or_default().push(name);
+                if way == Way::DropAfterDot {
+                    return Ok(());
+                }
+                rcpt = false;
+                io.write_all(b"250 2.0.0 taken\r\n").await?;
+                if way == Way::DropIdle {
+                    return Ok(());
+                }
+                continue;
+            }
+            ("QUIT", _) => return io.write_all(b"221 bye\r\n").await,
+            _ => "250 2.0.0 ok",
+        };
+        io.write_all(reply.as_bytes()).await?;
+        io.write_all(b"\r\n").await?;
+    }
+}
+
+/// Reads to the final dot; gives the number in the message, and checks that it is whole.
+async fn read_message(io: &mut BufReader<DuplexStream>) -> std::io::Result<i64> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if io.read_line(&mut line).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == ".\r\n" {
+            break;
+        }
+        lines.push(line);
+    }
+    let number = lines[1].trim_end().strip_prefix("Subject: ").unwrap().parse().unwrap();
+    assert_eq!(lines[0], "Delivered-To: aide@solarmora.com\r\n");
+    assert_eq!(lines[2..], ["\r\n".to_owned(), "..dot\r\n".to_owned(), "no end\r\n".to_owned()]);
+    Ok(number)
+}
+
+/// A world: routes whose hosts have moods, a store, a clock, the conductor.
+struct World {
+    store: Arc<MemoryStore>,
+    crm: Arc<Crm>,
+    handover: Arc<Handover>,
+    clock: Arc<TokioClock>,
+    outbound: Outbound,
+}
+
+impl World {
+    fn new(routes: &[(&str, &[(&'static str, Mood)])]) -> World {
+        World::with(routes, 4, Duration::from_secs(5 * 24 * 3600))
+    }
+
+    fn with(routes: &[(&str, &[(&'static str, Mood)])], concurrency: usize, expire: Duration) -> World {
+        let moods = routes.iter().flat_map(|(_, hosts)| hosts.iter().copied()).collect();
+        let crm = Arc::new(Crm { moods, ..Crm::default() });
+        let store = Arc::new(MemoryStore::default());
+        let clock = Arc::new(TokioClock::starting_at(START));
+        let handover = Arc::new(Handover::new(routes.iter().map(|(name, _)| (*name).to_owned()), 8));
+        let ports = Ports {
+            clock: clock.clone(),
+            store: store.clone(),
+            dial: Arc::new(FakeDial { crm: Arc::clone(&crm), started: Instant::now() }),
+            chance: Arc::new(Chance::seeded(1)),
+            handover: handover.clone(),
+        };
+        let settings = Settings {
+            hostname: "mx.example".to_owned(),
+            retry: [1, 5, 15, 30, 60].map(|minutes| minutes * MINUTE).to_vec(),
+            expire,
+            timeouts: Timeouts::rfc5321(),
+        };
+        let route = |(name, hosts): &(&str, &[(&'static str, Mood)])| Route {
+            name: (*name).to_owned(),
+            hosts: hosts.iter().map(|(host, _)| Host { name: (*host).to_owned(), port: 25 }).collect(),
+            tls: TlsMode::Off,
+            helo: None,
+            source: None,
+            concurrency,
+            dedupe: None,
+        };
+        let outbound = Outbound::start(ports, settings, routes.iter().map(route).collect());
+        World { store, crm, handover, clock, outbound }
+    }
+
+    fn leg(&self, message: i64, route: &str) -> OwnedLeg {
+        OwnedLeg {
+            id: id(message),
+            epoch: 1,
+            alias: "aide@solarmora.com".to_owned(),
+            target: Mailbox::parse("cases@crm.example").unwrap(),
+            target_name: None,
+            route: route.to_owned(),
+            sender: ReversePath::parse("client@example.org").unwrap(),
+            attempts: 0,
+            received: self.clock.now(),
+            prefix: b"Delivered-To: aide@solarmora.com\r\n".to_vec(),
+            cuts: Vec::new(),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            body: StoredBody::from_bytes(format!("Subject: {message}\r\n\r\n.dot\r\nno end").into_bytes()),
+        }
+    }
+
+    /// Accepts a message as the inbound side does: handed over in memory, or committed due.
+    fn accept(&self, message: i64, route: &str) {
+        let leg = self.leg(message, route);
+        self.store.add(leg.clone(), self.clock.now());
+        match self.handover.reserve(route) {
+            Some(slot) => {
+                self.store.rows.lock().unwrap().get_mut(&leg.id).unwrap().owned = true;
+                slot.fill(leg);
+            }
+            None => self.handover.wake(route),
+        }
+    }
+
+    fn waits(&self, message: i64) -> Vec<Duration> {
+        self.store
+            .look(message, |row| row.attempts.windows(2).map(|pair| pair[1].started.since(pair[0].started)).collect())
+    }
+
+    fn state(&self, message: i64) -> (State, Reason) {
+        self.store.look(message, |row| (row.state, row.reason))
+    }
+}
+
+fn well(_: Duration) -> Way {
+    Way::Well
+}
+
+fn dead(_: Duration) -> Way {
+    Way::Dead
+}
+
+/// Seven minutes here, seven minutes away: out of step with the hourly retry.
+fn flapping(at: Duration) -> Way {
+    if (at.as_secs() / 420).is_multiple_of(2) { Way::Well } else { Way::Dead }
+}
+
+fn full_for_six_hours(at: Duration) -> Way {
+    if at < 6 * HOUR { Way::Rcpt("452 4.2.2 over quota") } else { Way::Well }
+}
+
+/// Takes the message that comes at the start and says nothing.
+fn forgetful(at: Duration) -> Way {
+    if at < MINUTE / 2 { Way::DropAfterDot } else { Way::Well }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_of_mail_with_failing_targets() {
+    let routes: [(&str, &[(&'static str, Mood)]); 5] = [
+        ("well", &[("well", well)]),
+        ("dead", &[("dead", dead)]),
+        ("flapping", &[("flapping", flapping)]),
+        ("full", &[("full", full_for_six_hours)]),
+        ("forgetful", &[("forgetful", forgetful)]),
+    ];
+    let world = World::with(&routes, 4, 12 * HOUR);
+    let mut number = 0;
+    for _ in 0..24 * 6 {
+        for (route, _) in routes {
+            number += 1;
+            world.accept(number, route);
+        }
+        sleep(10 * MINUTE).await;
+    }
+    sleep(3 * HOUR).await;
+
+    for route in ["well", "flapping", "full", "forgetful"] {
+        assert_eq!(world.store.states(route), BTreeMap::from([(State::Delivered, 144)]), "{route}");
+    }
+    // Everything once, but for the one whose outcome was unknown.
+    for message in 1..=number {
+        let expected = match message {
+            5 => 2,
+            n if n % 5 == 2 => 0,
+            _ => 1,
+        };
+        assert_eq!(world.crm.taken(message), expected, "message {message}");
+    }
+    assert!(world.store.look(5, |row| row.attempts[0].reply.contains("outcome is unknown")));
+
+    // A neighbour's trouble costs nobody a second.
+    for message in (1..=number).step_by(5) {
+        world.store.look(message, |row| {
+            assert_eq!(row.attempts.len(), 1);
+            assert!(row.attempts[0].started.since(row.leg.received) < Duration::from_secs(1), "message {message}");
+        });
+    }
+
+    // The dead host: what is older than 12 hours was given up, at a failed attempt; the younger waits on.
+    let states = world.store.states("dead");
+    assert_eq!(states.keys().copied().collect::<Vec<_>>(), [State::Queued, State::Expired]);
+    for message in (2..=number).step_by(5) {
+        world.store.look(message, |row| {
+            let age = row.attempts.last().unwrap().started.since(row.leg.received);
+            match row.state {
+                State::Expired => assert!((12 * HOUR..14 * HOUR).contains(&age), "{age:?}"),
+                _ => assert!(age < 12 * HOUR && row.reason == Reason::Connect),
+            }
+        });
+    }
+    // Its first leg kept to the schedule: ±10 %, and at most a minute more, for the lane waits before it dials.
+    let waits = world.waits(2);
+    for (wait, minutes) in waits.iter().zip([1, 5, 15, 30, 60, 60, 60]) {
+        let planned = minutes * MINUTE;
+        assert!((planned.mul_f64(0.9)..planned.mul_f64(1.1) + 2 * MINUTE).contains(wait), "{waits:?}");
+    }
+    // One dial answers for all that wait with it.
+    let attempts: usize =
+        (2..=number).step_by(5).map(|message| world.store.look(message, |row| row.attempts.len())).sum();
+    let dials = world.crm.dials.lock().unwrap()["dead"].len();
+    assert!(dials < attempts, "{dials} dials, {attempts} attempts");
+    world.outbound.shutdown(MINUTE).await;
+    assert_eq!(world.store.owned(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_share_a_session_and_it_ends_with_quit() {
+    let world = World::with(&[("crm", &[("crm", well)])], 1, DAY);
+    for message in 1..=50 {
+        world.store.add(world.leg(message, "crm"), START);
+    }
+    world.handover.wake("crm");
+    sleep(MINUTE).await;
+    assert_eq!(world.store.states("crm"), BTreeMap::from([(State::Delivered, 50)]));
+    assert_eq!(world.crm.dials.lock().unwrap()["crm"].len(), 1);
+    assert_eq!(world.crm.commands.lock().unwrap().last().unwrap(), "crm QUIT", "idle sessions are closed");
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_renewed_after_their_share_and_never_exceed_the_concurrency() {
+    let world = World::with(&[("crm", &[("crm", well)])], 3, DAY);
+    let messages = i64::from(crate::relay::pool::SESSION_MESSAGES_MAX) * 3 + 100;
+    for message in 1..=messages {
+        world.store.add(world.leg(message, "crm"), START);
+    }
+    world.handover.wake("crm");
+    sleep(MINUTE).await;
+    assert_eq!(world.store.states("crm").get(&State::Delivered).map(|&n| n as i64), Some(messages));
+    let dials = world.crm.dials.lock().unwrap()["crm"].len();
+    assert!((4..=6).contains(&dials), "{dials}");
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_the_peer_closed_while_idle_costs_no_attempt() {
+    let world = World::with(&[("crm", &[("crm", |_| Way::DropIdle)])], 1, DAY);
+    for message in 1..=20 {
+        world.accept(message, "crm");
+        if message % 2 == 0 {
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+    sleep(Duration::from_secs(1)).await;
+    for message in 1..=20 {
+        assert_eq!(world.state(message), (State::Delivered, Reason::Sent));
+        assert_eq!(world.store.look(message, |row| row.attempts.len()), 1);
+        assert_eq!(world.crm.taken(message), 1);
+    }
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_host_is_tried_when_one_is_away_or_finds_fault_with_us() {
+    for first in [dead as Mood, |_| Way::Mail("550 5.7.1 not from you"), |_| Way::Rcpt("554 5.7.1 listed by spamhaus")]
+    {
+        let world = World::new(&[("crm", &[("a", first), ("b", well)])]);
+        world.accept(1, "crm");
+        sleep(MINUTE).await;
+        assert_eq!(world.state(1), (State::Delivered, Reason::Sent));
+        assert_eq!(world.crm.taken.lock().unwrap()[&1], ["b"]);
+        assert_eq!(world.store.look(1, |row| row.attempts.len()), 1);
+        world.outbound.shutdown(MINUTE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_remotes_answer_decides_the_state() {
+    let cases: [(Mood, State, Reason); 7] = [
+        (|_| Way::Rcpt("550 5.1.1 no such user"), State::Held, Reason::UnknownTarget),
+        (|_| Way::Rcpt("552 5.3.4 too large"), State::Quarantined, Reason::TooLarge),
+        (|_| Way::Rcpt("550 5.7.26 dmarc"), State::Quarantined, Reason::RemoteAuth),
+        (|_| Way::Rcpt("550 5.7.1 spam"), State::Quarantined, Reason::RemoteContent),
+        (|_| Way::Rcpt("554 5.0.0 no"), State::Quarantined, Reason::Permfail),
+        (|_| Way::Rcpt("450 4.0.0 later"), State::Queued, Reason::Tempfail),
+        (|_| Way::Mail("550 no"), State::Queued, Reason::Route),
+    ];
+    for (mood, state, reason) in cases {
+        let world = World::new(&[("crm", &[("crm", mood)])]);
+        world.accept(1, "crm");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.state(1), (state, reason));
+        assert_eq!(world.store.look(1, |row| row.due.is_some()), state != State::Quarantined);
+        world.outbound.shutdown(MINUTE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_leg_goes_when_the_target_exists() {
+    let mood: Mood = |at| if at < 90 * MINUTE { Way::Rcpt("550 5.1.1 who?") } else { Way::Well };
+    let world = World::new(&[("crm", &[("crm", mood)])]);
+    world.accept(1, "crm");
+    sleep(3 * HOUR).await;
+    assert_eq!(world.state(1), (State::Delivered, Reason::Sent));
+    assert_eq!(world.store.look(1, |row| row.attempts.len()), 3);
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_destination_is_dialled_ever_more_rarely_and_mail_flows_again_within_a_minute() {
+    let mood: Mood = |at| if at < HOUR { Way::Dead } else { Way::Well };
+    let world = World::with(&[("crm", &[("crm", mood)])], 20, DAY);
+    for message in 1..=3600 {
+        world.accept(message, "crm");
+        sleep(Duration::from_secs(1)).await;
+    }
+    let dials = world.crm.dials.lock().unwrap()["crm"].len();
+    assert!((55..90).contains(&dials), "{dials}");
+    assert!(world.handover.reserve("crm").is_none(), "nothing is handed to a lane that backs off");
+    sleep(62 * Duration::from_secs(1)).await;
+    assert!(world.handover.reserve("crm").is_some());
+    sleep(70 * MINUTE).await;
+    assert_eq!(world.store.states("crm"), BTreeMap::from([(State::Delivered, 3600)]));
+    assert!((1..=3600).all(|message| world.crm.taken(message) == 1));
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_limits_sessions_is_not_a_dead_one() {
+    let world = World::with(&[("crm", &[("crm", |_| Way::Sessions(2))])], 10, DAY);
+    for message in 1..=500 {
+        world.store.add(world.leg(message, "crm"), START);
+    }
+    world.handover.wake("crm");
+    sleep(10 * MINUTE).await;
+    assert_eq!(world.store.states("crm"), BTreeMap::from([(State::Delivered, 500)]));
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn legs_without_a_way_are_held_and_say_why() {
+    let world = World::new(&[("mx", &[])]);
+    world.accept(1, "mx");
+    world.store.add(world.leg(2, "gone"), START);
+    sleep(2 * MINUTE).await;
+    assert_eq!(world.state(1), (State::Held, Reason::NoHosts));
+    assert_eq!(world.state(2), (State::Held, Reason::Route));
+    for message in [1, 2] {
+        world.store.look(message, |row| {
+            assert!(row.attempts.is_empty() && !row.detail.is_empty() && !row.owned);
+            assert!(row.due.unwrap().since(START) >= HOUR);
+        });
+    }
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_does_not_lose_its_leg() {
+    let world = World::new(&[("crm", &[("crm", |at| if at < MINUTE { Way::Rcpt("450 later") } else { Way::Well })])]);
+    *world.store.panic_at_settle.lock().unwrap() = 1;
+    world.accept(1, "crm");
+    sleep(10 * MINUTE).await;
+    assert_eq!(world.state(1), (State::Delivered, Reason::Sent));
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_transactions_and_gives_the_rest_back() {
+    let world = World::with(&[("crm", &[("crm", well)])], 1, DAY);
+    for message in 1..=500 {
+        world.store.add(world.leg(message, "crm"), START);
+    }
+    let slot = world.handover.reserve("crm").unwrap();
+    world.handover.wake("crm");
+    while world.store.states("crm").get(&State::Delivered).is_none_or(|&n| n < 5) {
+        tokio::task::yield_now().await;
+    }
+    drop(slot);
+    let (store, crm) = (Arc::clone(&world.store), Arc::clone(&world.crm));
+    world.outbound.shutdown(MINUTE).await;
+    let states = store.states("crm");
+    assert_eq!(store.owned(), 0);
+    assert_eq!(states.keys().copied().collect::<Vec<_>>(), [State::Queued, State::Delivered]);
+    let taken: usize = (1..=500).map(|message| crm.taken(message)).sum();
+    assert_eq!(states[&State::Delivered], taken, "what the CRM took is settled");
+    assert_eq!(crm.commands.lock().unwrap().last().unwrap(), "crm QUIT");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_message_leaves_in_pieces_and_whole() {
+    let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+    let world = World::new(&[]);
+    let mut leg = world.leg(1, "crm");
+    let text = ".23456789\r\n".repeat(100_000);
+    leg.body = StoredBody::from_bytes(text.clone().into_bytes());
+    leg.cuts = vec![0..11, 110..220];
+    let server = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        theirs.write_all(b"250 a\r\n").await.unwrap();
+        theirs.write_all(b"250 b\r\n354 c\r\n").await.unwrap();
+        while !heard.ends_with(b"\r\n.\r\n") {
+            theirs.read_buf(&mut heard).await.unwrap();
+        }
+        theirs.write_all(b"250 d\r\n").await.unwrap();
+        String::from_utf8(heard).unwrap()
+    });
+    let capabilities = crate::smtp::client::Capabilities { pipelining: true, ..Default::default() };
+    let mut connection = Connection::new(Stream::Other(Box::new(ours)), capabilities, String::new(), None);
+    // The 354 stands in the buffer together with the other replies: nothing has been answered too early.
+    let ended = crate::relay::attempt::attempt(&mut connection, &leg, &Timeouts::rfc5321()).await;
+    let crate::relay::attempt::Ended::Verdict(verdict, _) = ended else { panic!("{ended:?}") };
+    assert_eq!(crate::relay::outcome::result(&verdict), "ok");
+    let heard = server.await.unwrap();
+    let prefix = "MAIL FROM:<client@example.org>\r\nRCPT TO:<cases@crm.example>\r\nDATA\r\n";
+    let field = "Delivered-To: aide@solarmora.com\r\n";
+    let body = "..23456789\r\n".repeat(100_000 - 11);
+    assert!(heard == format!("{prefix}{field}{body}.\r\n"), "{} octets", heard.len());
+    world.outbound.shutdown(MINUTE).await;
+}

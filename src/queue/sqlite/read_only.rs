@@ -1,0 +1,68 @@
+//! The queue for commands that run without a daemon: questions only, no lock, nothing is changed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::id::MessageId;
+use crate::queue::body::BodyRows;
+use crate::queue::sqlite::ground::Ground;
+use crate::queue::sqlite::read::{self, Balance, Reader};
+use crate::queue::sqlite::refused::RefusedLog;
+use crate::queue::sqlite::rows::{self, Filter, LegRow, MessageRow};
+use crate::queue::sqlite::schema::SchemaError;
+use crate::queue::sqlite::{OpenError, open_error};
+use crate::queue::{Refused, StoreError, StoredBody};
+
+/// The queue for questions alone. Its answers are ready at once: it reads on the calling thread.
+#[derive(Debug)]
+pub struct ReadOnly {
+    reader: Arc<Reader>,
+    refused: RefusedLog,
+    ground: Ground,
+}
+
+impl ReadOnly {
+    pub(super) fn open(dir: &Path) -> Result<ReadOnly, OpenError> {
+        let ground = Ground { dir: dir.to_owned() };
+        let path = ground.database();
+        if !path.exists() {
+            return Err(OpenError::Missing { path: dir.to_owned() });
+        }
+        let reader = Reader::inline(&path).map_err(|error| open_error(&path, SchemaError::Sqlite(error)))?;
+        Ok(ReadOnly { reader: Arc::new(reader), refused: RefusedLog::open_read_only(&ground.refused()), ground })
+    }
+
+    /// See [`super::SqliteStore::query`].
+    pub async fn query(&self, filter: Filter) -> Result<Vec<LegRow>, StoreError> {
+        self.reader.ask(move |db| rows::legs(db, &filter)).await
+    }
+
+    /// See [`super::SqliteStore::message`].
+    pub async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
+        self.reader.ask(move |db| read::message(db, id)).await
+    }
+
+    /// See [`super::SqliteStore::body`].
+    pub async fn body(&self, id: MessageId) -> Result<Option<StoredBody>, StoreError> {
+        let (bodies, rows) = (self.ground.bodies(), Arc::clone(&self.reader) as Arc<dyn BodyRows>);
+        self.reader.ask(move |db| read::body(db, id, &bodies, &rows)).await
+    }
+
+    /// See [`super::SqliteStore::balance`].
+    pub async fn balance(&self) -> Result<Balance, StoreError> {
+        let bodies = self.ground.bodies();
+        self.reader.ask(move |db| read::balance(db, &bodies)).await
+    }
+
+    /// See [`super::SqliteStore::refused`].
+    pub fn refused(
+        &self,
+        recipient: Option<&str>,
+        since: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Vec<Refused>, StoreError> {
+        let list = self.refused.list(recipient, since, limit);
+        list.map_err(|error| StoreError::Read(error.to_string().into()))
+    }
+}

@@ -1,0 +1,308 @@
+//! What the remote's answer means for a leg. Pure: the table of answers, one row a branch.
+//!
+//! | Answer | Outcome |
+//! |---|---|
+//! | 2xx to the final dot | delivered |
+//! | 4xx, timeout, TLS failure, broken or garbled session | retry on the queue's schedule |
+//! | 5xx at the banner, EHLO or MAIL, or one that names our address or a block list | the route's fault: next host, then retry |
+//! | 5.1.x, 551 | the target does not exist: our configuration is wrong; hold, hourly |
+//! | 5.3.4, 5.2.3, 552, our own look at SIZE | too large |
+//! | 5.7.x about authentication | quarantine, remote-auth |
+//! | other 5.7.x | quarantine, remote-content |
+//! | any other 5xx | refused for good |
+//!
+//! Without an enhanced code, RCPT's 550, 551 and 553 are read as 5.1.1, any 552 as 5.3.4. The enhanced code wins
+//! over the reply code where there is one: `552 5.7.0` is a content filter's. What an outcome does to the queue's
+//! state stands in [`Outcome::state`].
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::queue::{Reason, State};
+use crate::reply::{Enhanced, Reply};
+use crate::smtp::client::{Answer, Stage, Verdict};
+
+/// What becomes of a leg after an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    Delivered,
+    /// Again on the queue's schedule.
+    Retry(Reason),
+    /// Our configuration is wrong: again after the wait, with an alert, and nobody is told meanwhile.
+    Hold(Reason, Duration),
+    Quarantine(Reason),
+    /// Refused for good.
+    Bounce(Reason),
+    /// The route's own fault: its next host, and after the last one a retry.
+    RouteFault,
+}
+
+/// What a remote may name when it means us rather than the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Us {
+    /// The local address of the session.
+    pub address: Option<IpAddr>,
+}
+
+/// Reads a verdict.
+pub fn read(verdict: &Verdict, us: Us) -> Outcome {
+    match &verdict.answer {
+        Answer::Reply(reply) if reply.is_permanent() => read_refusal(verdict.stage, reply, us),
+        Answer::Reply(reply) if reply.is_transient() => Outcome::Retry(Reason::Tempfail),
+        Answer::Reply(_) if verdict.stage == Stage::Dot => Outcome::Delivered,
+        // A yes before the final dot decides nothing; no machine of ours makes such a verdict.
+        Answer::Reply(_) | Answer::Lost(_) | Answer::Garbled(_) => Outcome::Retry(Reason::Lost),
+        Answer::Timeout => Outcome::Retry(Reason::Timeout),
+        Answer::Connect(_) => Outcome::Retry(Reason::Connect),
+        Answer::Tls(_) => Outcome::Retry(Reason::Tls),
+        Answer::Smtputf8Missing => Outcome::Bounce(Reason::Smtputf8),
+        Answer::TooLarge { .. } => Outcome::Bounce(Reason::TooLarge),
+    }
+}
+
+fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
+    match stage {
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Mail => return Outcome::RouteFault,
+        Stage::Rcpt | Stage::Data | Stage::Body | Stage::Dot => {}
+    }
+    let enhanced = reply.enhanced.unwrap_or(match (stage, reply.code) {
+        (_, 552) => Enhanced(5, 3, 4),
+        (Stage::Rcpt, 550 | 551 | 553) => Enhanced(5, 1, 1),
+        _ => Enhanced(5, 0, 0),
+    });
+    let text = reply.text.to_ascii_lowercase();
+    // A refusal of the target's name is about that name, whatever else the text mentions.
+    if enhanced.1 == 1 || reply.code == 551 {
+        return Outcome::Hold(Reason::UnknownTarget, UNKNOWN_TARGET_AGAIN);
+    }
+    if names_us(&text, us) || BLOCK_LISTS.iter().any(|word| text.contains(word)) {
+        return Outcome::RouteFault;
+    }
+    match (enhanced.1, enhanced.2) {
+        (3, 4) | (2, 3) => Outcome::Bounce(Reason::TooLarge),
+        (7, detail) if is_authentication(detail, &text) => Outcome::Quarantine(Reason::RemoteAuth),
+        (7, _) => Outcome::Quarantine(Reason::RemoteContent),
+        _ => Outcome::Bounce(Reason::Permfail),
+    }
+}
+
+fn names_us(text: &str, us: Us) -> bool {
+    // `1.2.3.4` is not named by `11.2.3.45`, nor `::1` by `2001:db8::1`.
+    let part = |c: char| c.is_ascii_alphanumeric() || c == ':';
+    us.address.is_some_and(|address| {
+        let address = address.to_string();
+        text.match_indices(&address).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            let mut after = text[at + address.len()..].chars();
+            // A full stop may end the sentence, or go on with the number.
+            let goes_on = match after.next() {
+                Some('.') => after.next().is_some_and(|c| c.is_ascii_digit()),
+                c => c.is_some_and(part),
+            };
+            !goes_on && !before.is_some_and(|c| part(c) || c == '.')
+        })
+    })
+}
+
+/// RFC 7372 and RFC 8601 name 20 to 29; 509 and 515 are Microsoft's for DMARC; 5.7.1 is told apart by its words.
+fn is_authentication(detail: u16, text: &str) -> bool {
+    matches!(detail, 20..=29 | 509 | 515)
+        || ["dmarc", "dkim", "spf", "sender policy", "authenticat"].iter().any(|word| text.contains(word))
+}
+
+impl Outcome {
+    /// The state and reason that the outcome puts a leg in, and when it is due again there. `expired` says that
+    /// the attempt was made after the queue's `expire`; `retry` is the schedule's answer.
+    #[must_use]
+    pub fn state(&self, expired: Expiry, retry: Duration) -> (State, Reason, Option<Duration>) {
+        let again = |reason| match expired {
+            Expiry::Reached => (State::Expired, Reason::Expired, None),
+            Expiry::Ahead => (State::Queued, reason, Some(retry)),
+        };
+        match self {
+            Outcome::Delivered => (State::Delivered, Reason::Sent, None),
+            Outcome::Retry(reason) => again(*reason),
+            Outcome::RouteFault => again(Reason::Route),
+            Outcome::Hold(reason, wait) => (State::Held, *reason, Some(*wait)),
+            Outcome::Quarantine(reason) => (State::Quarantined, *reason, None),
+            // Its place in the line: a DSN to a sender who authenticated, and `bounced`. While we cannot tell
+            // the sender, the message must not end in silence, and nobody may get backscatter.
+            Outcome::Bounce(reason) => (State::Quarantined, *reason, None),
+        }
+    }
+}
+
+/// Whether a leg may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    Ahead,
+    Reached,
+}
+
+/// The metric's label for an attempt.
+#[must_use]
+pub fn result(verdict: &Verdict) -> &'static str {
+    match &verdict.answer {
+        Answer::Reply(reply) if reply.is_permanent() => "permfail",
+        Answer::Reply(reply) if reply.is_transient() => "tempfail",
+        Answer::Reply(_) if verdict.stage == Stage::Dot => "ok",
+        Answer::Smtputf8Missing | Answer::TooLarge { .. } => "permfail",
+        Answer::Timeout => "timeout",
+        Answer::Tls(_) => "tls",
+        Answer::Reply(_) | Answer::Lost(_) | Answer::Garbled(_) | Answer::Connect(_) => "connect",
+    }
+}
+
+/// The verdict in words, for the ledger: the remote's reply as it is, or what we saw.
+#[must_use]
+pub fn words(verdict: &Verdict) -> String {
+    let stage = verdict.stage;
+    // RFC 1047: between the final dot and its answer the message may have been taken.
+    let unknown =
+        if stage == Stage::Dot { ": the outcome is unknown, the remote may have taken the message" } else { "" };
+    match &verdict.answer {
+        Answer::Reply(reply) => reply.to_string(),
+        Answer::Lost(error) => format!("connection lost at {stage}: {error}{unknown}"),
+        Answer::Garbled(what) => format!("not understood at {stage}: {what}{unknown}"),
+        Answer::Timeout => format!("no answer in time at {stage}{unknown}"),
+        Answer::Connect(error) | Answer::Tls(error) => error.clone(),
+        Answer::Smtputf8Missing => "5.6.7 the remote does not announce SMTPUTF8, which the message needs".to_owned(),
+        Answer::TooLarge { limit } => format!("5.3.4 the remote takes messages of at most {limit} octets"),
+    }
+}
+
+/// An administrator mends a target in hours, not in minutes.
+const UNKNOWN_TARGET_AGAIN: Duration = Duration::from_secs(60 * 60);
+
+/// What replies say when a list of bad clients refused us.
+const BLOCK_LISTS: [&str; 12] = [
+    "blocklist",
+    "block list",
+    "blacklist",
+    "black list",
+    "denylist",
+    "dnsbl",
+    "rbl",
+    "spamhaus",
+    "spamcop",
+    "barracudacentral",
+    "sorbs.net",
+    "client host",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Us = Us { address: Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))) };
+
+    fn reply(text: &str) -> Reply {
+        let mut reader = crate::smtp::reply_reader::ReplyReader::default();
+        reader.space().extend_from_slice(format!("{text}\r\n").as_bytes());
+        reader.next_reply().unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_table_of_replies() {
+        use Stage::{Banner, Body, Data, Dot, Ehlo, Mail, Rcpt};
+        let hold = || Outcome::Hold(Reason::UnknownTarget, Duration::from_secs(3600));
+        let (auth, content) = (Outcome::Quarantine(Reason::RemoteAuth), Outcome::Quarantine(Reason::RemoteContent));
+        let (permfail, large) = (Outcome::Bounce(Reason::Permfail), Outcome::Bounce(Reason::TooLarge));
+        let retry = Outcome::Retry(Reason::Tempfail);
+        let fault = Outcome::RouteFault;
+        for (stage, text, want) in [
+            (Dot, "250 2.0.0 taken", Outcome::Delivered),
+            (Dot, "250", Outcome::Delivered),
+            (Banner, "421 busy", retry.clone()),
+            (Banner, "554 no", fault.clone()),
+            (Ehlo, "550 5.7.1 who are you", fault.clone()),
+            (Mail, "550 5.7.1 not from you", fault.clone()),
+            (Mail, "530 5.7.0 authentication required", fault.clone()),
+            (Mail, "552 5.3.4 large", fault.clone()),
+            (Mail, "451 4.7.1 later", retry.clone()),
+            (Rcpt, "450 4.2.1 greylisted", retry.clone()),
+            (Rcpt, "452 4.2.2 full", retry.clone()),
+            (Rcpt, "550 5.1.1 no such user", hold()),
+            (Rcpt, "550 5.1.10 null mx", hold()),
+            (Rcpt, "550 no such user", hold()),
+            (Rcpt, "551 5.7.1 moved", hold()),
+            (Rcpt, "553 no", hold()),
+            (Rcpt, "554 no", permfail.clone()),
+            (Rcpt, "552 full", large.clone()),
+            (Rcpt, "552 5.2.2 over quota", permfail.clone()),
+            (Rcpt, "550 5.7.1 relaying denied", content.clone()),
+            (Rcpt, "554 5.7.1 listed at zen.spamhaus.org", fault.clone()),
+            (Rcpt, "554 5.7.1 [192.0.2.1]: access denied", fault.clone()),
+            (Rcpt, "554 5.7.1 192.0.2.1.", fault.clone()),
+            (Rcpt, "554 5.7.1 192.0.2.11 is fine", content.clone()),
+            (Rcpt, "554 5.7.1 10.192.0.2.1 and 192.0.2.1.7 too", content.clone()),
+            (Rcpt, "550 5.1.1 x see spamhaus", hold()),
+            (Data, "451 later", retry.clone()),
+            (Data, "554 5.5.1 no valid recipients", permfail.clone()),
+            (Body, "552 5.3.4 large", large.clone()),
+            (Dot, "452 4.3.1 disk", retry),
+            (Dot, "550 5.1.1 gone", hold()),
+            (Dot, "551 gone", hold()),
+            (Dot, "552 large", large.clone()),
+            (Dot, "552 5.3.4 large", large.clone()),
+            (Dot, "550 5.2.3 large", large),
+            (Dot, "552 5.7.0 potential security issue", content.clone()),
+            (Dot, "550 5.7.26 unauthenticated", auth.clone()),
+            (Dot, "550 5.7.509 access denied", auth.clone()),
+            (Dot, "550 5.7.1 DMARC policy", auth),
+            (Dot, "550 5.7.1 spam", content.clone()),
+            (Dot, "554 5.7.1 spam", content),
+            (Dot, "550 no", permfail.clone()),
+            (Dot, "554 no", permfail.clone()),
+            (Dot, "554 5.6.0 bad mime", permfail),
+        ] {
+            let verdict = Verdict { stage, answer: Answer::Reply(reply(text)) };
+            assert_eq!(read(&verdict, US), want, "{text} at {stage}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_silences() {
+        for (answer, want, label) in [
+            (Answer::Lost("reset".into()), Outcome::Retry(Reason::Lost), "connect"),
+            (Answer::Garbled("x"), Outcome::Retry(Reason::Lost), "connect"),
+            (Answer::Timeout, Outcome::Retry(Reason::Timeout), "timeout"),
+            (Answer::Connect("refused".into()), Outcome::Retry(Reason::Connect), "connect"),
+            (Answer::Tls("expired".into()), Outcome::Retry(Reason::Tls), "tls"),
+            (Answer::Smtputf8Missing, Outcome::Bounce(Reason::Smtputf8), "permfail"),
+            (Answer::TooLarge { limit: 1 }, Outcome::Bounce(Reason::TooLarge), "permfail"),
+        ] {
+            let verdict = Verdict { stage: Stage::Dot, answer };
+            assert_eq!((read(&verdict, US), result(&verdict)), (want, label));
+        }
+    }
+
+    #[test]
+    fn a_loss_after_the_final_dot_says_that_the_outcome_is_unknown() {
+        let lost = |stage| words(&Verdict { stage, answer: Answer::Lost("reset".into()) });
+        assert!(lost(Stage::Dot).contains("outcome is unknown"));
+        assert!(!lost(Stage::Data).contains("outcome is unknown"));
+    }
+
+    #[test]
+    fn only_what_would_be_tried_again_expires() {
+        let wait = Duration::from_secs(60);
+        let state = |outcome: Outcome, expiry| outcome.state(expiry, wait);
+        let retry = || Outcome::Retry(Reason::Tempfail);
+        assert_eq!(state(retry(), Expiry::Ahead), (State::Queued, Reason::Tempfail, Some(wait)));
+        assert_eq!(state(retry(), Expiry::Reached), (State::Expired, Reason::Expired, None));
+        assert_eq!(state(Outcome::RouteFault, Expiry::Ahead), (State::Queued, Reason::Route, Some(wait)));
+        assert_eq!(state(Outcome::RouteFault, Expiry::Reached), (State::Expired, Reason::Expired, None));
+        assert_eq!(state(Outcome::Delivered, Expiry::Reached), (State::Delivered, Reason::Sent, None));
+        let hold = Outcome::Hold(Reason::UnknownTarget, UNKNOWN_TARGET_AGAIN);
+        assert_eq!(state(hold, Expiry::Reached).0, State::Held);
+    }
+
+    #[test]
+    fn a_refused_message_does_not_vanish() {
+        for outcome in [Outcome::Bounce(Reason::Permfail), Outcome::Quarantine(Reason::RemoteContent)] {
+            assert_eq!(outcome.state(Expiry::Reached, Duration::ZERO).0, State::Quarantined);
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Routes: the ways out that the administrator configured.
+//!
+//! The hosts of a route are tried in order. Looking up the MX of a target's domain, where a route names no hosts,
+//! will stand here; until then legs of such a route are held.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A configured way out (`[route.<name>]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub name: String,
+    /// Tried in order. Empty: the MX of the recipient's domain.
+    pub hosts: Vec<Host>,
+    pub tls: TlsMode,
+    /// Our name in EHLO; the daemon's hostname where the route names none.
+    pub helo: Option<String>,
+    /// The local address to connect from.
+    pub source: Option<IpAddr>,
+    /// Sessions, and so transactions, at one time.
+    pub concurrency: usize,
+    /// For how long the same message is not sent again to the same target; `None` switches it off.
+    pub dedupe: Option<Duration>,
+}
+
+/// A host of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// A name or an address, without brackets.
+    pub name: String,
+    pub port: u16,
+}
+
+/// How much TLS a route asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Off,
+    Opportunistic,
+    Require,
+    Verify,
+}

@@ -1,0 +1,371 @@
+//! Facts in, decision out.
+//!
+//! [`RuleSet::decide`] and `explain` share `walk`: it takes the rules in order, then the alias, then the domain, and
+//! `conclude` makes the verdict out of those that applied. Evaluation is three-valued: an authentication result that
+//! is not known yet makes a walk stop and say which check it needs. `decide` then tries every answer that some
+//! rule tells apart, and commits itself only to what they all agree on, or where they all refuse.
+
+use std::net::IpAddr;
+
+use crate::address::{Domain, Mailbox, ReversePath};
+use crate::reply;
+use crate::reply::Refusal;
+
+use super::pattern::Pattern;
+use super::set::{Check, Condition, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
+use super::{Action, AuthFacts, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+
+/// One recipient's facts in the forms that conditions compare.
+pub(super) struct Subject<'f> {
+    recipient: &'f Mailbox,
+    pub(super) key: String,
+    /// The key without its plus tag, where it has one.
+    untagged: Option<String>,
+    /// What patterns are held against.
+    recipient_texts: Vec<String>,
+    sender: &'f ReversePath,
+    sender_texts: Vec<String>,
+    sender_key: String,
+    client: Option<IpAddr>,
+    helo: Option<String>,
+}
+
+impl<'f> Subject<'f> {
+    pub(super) fn new(facts: &Facts<'f>) -> Subject<'f> {
+        let key = facts.recipient.key();
+        let sender_key = sender_key(facts.sender);
+        Subject {
+            recipient: facts.recipient,
+            recipient_texts: pattern_texts(facts.recipient.as_str(), &key),
+            sender_texts: pattern_texts(&facts.sender.to_string(), &sender_key),
+            untagged: untagged(&key),
+            key,
+            sender: facts.sender,
+            sender_key,
+            client: facts.client,
+            helo: facts.helo.map(str::to_lowercase),
+        }
+    }
+
+    /// The keys under which an exact condition may find the recipient.
+    fn keys(&self, plus_strip: bool) -> impl Iterator<Item = &str> {
+        let untagged = self.untagged.as_deref().filter(|_| plus_strip);
+        std::iter::once(self.key.as_str()).chain(untagged)
+    }
+}
+
+/// The text as given, for `(?-i)`; and the key where it is spelled otherwise than by case, so that needless quotes or
+/// U-labels do not slip past a pattern.
+fn pattern_texts(given: &str, key: &str) -> Vec<String> {
+    let mut texts = vec![given.to_owned()];
+    if given.to_lowercase() != key {
+        texts.push(key.to_owned());
+    }
+    texts
+}
+
+/// `user+tag@domain` without the tag. The key has a quoted local part only where quotes are needed; that is left alone.
+pub(super) fn untagged(key: &str) -> Option<String> {
+    let (local, domain) = key.rsplit_once('@')?;
+    let (user, _) = local.split_once('+')?;
+    if user.is_empty() || local.starts_with('"') { None } else { Some(format!("{user}@{domain}")) }
+}
+
+/// The authentication results, each known or not.
+pub(super) type Auth = [Fact<Option<&'static str>>; 4];
+
+pub(super) fn auth(facts: Fact<AuthFacts>) -> Auth {
+    match facts {
+        Fact::Unknown => [Fact::Unknown; 4],
+        Fact::Known(known) => [known.spf, known.dkim, known.dmarc, known.arc].map(Fact::Known),
+    }
+}
+
+/// Whether all conditions of a rule hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Truth {
+    Holds,
+    /// The condition at this position is the first that does not.
+    Fails(usize),
+    /// No condition fails for certain, and the one at this position needs this check.
+    Unknown(usize, Check),
+}
+
+/// Which rules a walk looks at. Both give the same verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that the index finds.
+    Candidates,
+    /// Every one, so that each can be explained.
+    Everything,
+}
+
+/// What a walk does at a rule that depends on what is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnUnknown {
+    Stop,
+    /// Go on as if it did not apply.
+    PassOver,
+}
+
+impl RuleSet {
+    /// What becomes of the message for this recipient. A recipient outside our domains is refused before any rule.
+    pub fn decide(&self, facts: &Facts<'_>) -> Decision {
+        self.complete(&Subject::new(facts), auth(facts.auth))
+    }
+
+    fn complete(&self, subject: &Subject<'_>, auth: Auth) -> Decision {
+        let check = match self.walk(subject, &auth, Scope::Candidates, OnUnknown::Stop, &mut |_, _| {}) {
+            Ok(decision) => return decision,
+            Err(check) => check,
+        };
+        // All that can come of this check: each word that some rule asks for, and any other.
+        let words = self.auth_words[check as usize].iter().map(|word| Some(*word)).chain([None]);
+        let mut first: Option<Decision> = None;
+        for word in words {
+            let mut completed = auth;
+            completed[check as usize] = Fact::Known(word);
+            let decision = self.complete(subject, completed);
+            let Some(first) = &first else {
+                first = Some(decision);
+                continue;
+            };
+            let both_refuse = matches!((&first.verdict, &decision.verdict), (Verdict::Reject(_), Verdict::Reject(_)));
+            if !both_refuse && first.verdict != decision.verdict {
+                return Decision { verdict: Verdict::Undecided, rules: Vec::new() };
+            }
+        }
+        first.expect("a check has at least the completion `None`")
+    }
+
+    /// One pass. `observe` hears of each rule that was looked at. `Err` only with [`OnUnknown::Stop`].
+    pub(super) fn walk(
+        &self,
+        subject: &Subject<'_>,
+        auth: &Auth,
+        scope: Scope,
+        on_unknown: OnUnknown,
+        observe: &mut dyn FnMut(&Rule, Truth),
+    ) -> Result<Decision, Check> {
+        let Some(domain) = self.domain(subject.recipient.domain()) else {
+            return Ok(refuse(reply::NOT_OURS, Vec::new()));
+        };
+        let plus = domain.plus_strip;
+        let order = match scope {
+            Scope::Candidates => {
+                let untagged = subject.untagged.as_deref().filter(|_| plus);
+                self.index.candidates(&subject.key, untagged, subject.recipient.domain())
+            }
+            Scope::Everything => (0..self.rules.len()).collect(),
+        };
+        let mut applied: Vec<&Rule> = Vec::new();
+        for rule in order.into_iter().map(|at| &self.rules[at]) {
+            let truth = truth(rule, subject, auth, plus);
+            observe(rule, truth);
+            match truth {
+                Truth::Fails(_) => {}
+                Truth::Unknown(_, check) => match on_unknown {
+                    OnUnknown::Stop => return Err(check),
+                    OnUnknown::PassOver => {}
+                },
+                Truth::Holds => {
+                    applied.push(rule);
+                    if !rule.continues {
+                        return Ok(self.conclude(subject, domain, &applied, None));
+                    }
+                }
+            }
+        }
+        if let Some(rule) = self.alias(subject, plus) {
+            observe(rule, Truth::Holds);
+            applied.push(rule);
+            if !rule.continues {
+                return Ok(self.conclude(subject, domain, &applied, None));
+            }
+        }
+        let fallback = self.fallback(subject, domain);
+        if let Some(Fallback::CatchAll(rule)) = fallback {
+            observe(rule, Truth::Holds);
+            applied.push(rule);
+        }
+        Ok(self.conclude(subject, domain, &applied, fallback.or(Some(Fallback::Nothing))))
+    }
+
+    /// The alias of the recipient: as given, else without its tag where the domain or the alias says so.
+    fn alias(&self, subject: &Subject<'_>, plus: bool) -> Option<&Rule> {
+        if let Some(alias) = self.aliases.get(&subject.key) {
+            return Some(&alias.rule);
+        }
+        let alias = self.aliases.get(subject.untagged.as_ref()?)?;
+        if plus || alias.plus_strip { Some(&alias.rule) } else { None }
+    }
+
+    fn fallback<'r>(&'r self, subject: &Subject<'_>, domain: &'r OurDomain) -> Option<Fallback<'r>> {
+        if domain.role.is_some() && is_role(subject, domain) {
+            return Some(Fallback::Role);
+        }
+        let mailboxes = domain.mailboxes.as_ref().map(|_| Fallback::Mailboxes);
+        mailboxes.or(domain.catch_all.as_ref().map(Fallback::CatchAll))
+    }
+
+    /// The verdict of those that applied, in their order. `fallback` is `None` where a rule or alias ended the search.
+    fn conclude(
+        &self,
+        subject: &Subject<'_>,
+        domain: &OurDomain,
+        applied: &[&Rule],
+        fallback: Option<Fallback<'_>>,
+    ) -> Decision {
+        let rules: Vec<String> = applied.iter().map(|rule| rule.name.clone()).collect();
+        let thens = || applied.iter().map(|rule| &rule.then);
+        // RFC 5321 §4.5.1, RFC 2142: somebody must be reachable whatever the rules say of everybody.
+        let always_taken = is_role(subject, domain) && (domain.role.is_some() || domain.mailboxes.is_some());
+        if let Some(refusal) = thens().find_map(|then| then.reject.as_ref()).filter(|_| !always_taken) {
+            return Decision { verdict: Verdict::Reject(refusal.clone()), rules };
+        }
+        let to = thens().find_map(|then| then.to.as_ref());
+        // A copy, a band or a hold of a rule that goes on does not make an address out of a name nobody gave.
+        if to.is_none() && matches!(fallback, Some(Fallback::Nothing)) {
+            return refuse(reply::NO_SUCH_RECIPIENT, rules);
+        }
+        let why = |pick: fn(&Then) -> Option<&String>| thens().find_map(pick).cloned();
+        let action = if let Some(why) = why(|then| then.quarantine.as_ref()) {
+            Action::Quarantine { why }
+        } else if let Some(why) = why(|then| then.hold.as_ref()) {
+            Action::Hold { why }
+        } else if let Some(refusal) = thens().find_map(|then| then.defer.as_ref()).filter(|_| !always_taken) {
+            return Decision { verdict: Verdict::Defer(refusal.clone()), rules };
+        } else if let Some(why) = why(|then| then.discard.as_ref()) {
+            Action::Discard { why }
+        } else {
+            Action::Relay
+        };
+        let mut legs = self.legs(subject, domain, applied);
+        if always_taken {
+            legs.iter_mut().for_each(|leg| leg.on_spam = OnSpam::Deliver);
+        }
+        Decision { verdict: Verdict::Accept { action, legs }, rules }
+    }
+
+    /// At least one leg: what nobody sends elsewhere goes to the recipient itself, so that even a discarded message
+    /// has a row that says so.
+    fn legs(&self, subject: &Subject<'_>, domain: &OurDomain, applied: &[&Rule]) -> Vec<LegPlan> {
+        let thens = || applied.iter().map(|rule| &rule.then);
+        let route = thens().find_map(|then| then.route.as_deref());
+        let on_spam = thens().find_map(|then| then.on_spam);
+        let copies: Vec<LegPlan> = thens()
+            .flat_map(|then| &then.also)
+            .map(|target| {
+                self.leg(target, LegKind::Also, target.route.as_deref(), target.on_spam.unwrap_or(OnSpam::Omit))
+            })
+            .collect();
+        let main = if let Some(target) = thens().find_map(|then| then.to.as_ref()) {
+            let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
+            Some(self.leg(target, LegKind::To, target.route.as_deref().or(route), on_spam))
+        } else if let Some(target) = domain.role.as_ref().filter(|_| is_role(subject, domain)) {
+            // Also where a rule ended the search without a word about where to: a role address is never left out.
+            Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver))
+        } else if let Some(target) = self.parked(subject, domain).filter(|_| route.is_none() && copies.is_empty()) {
+            let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
+            Some(self.leg(target, LegKind::To, target.route.as_deref(), on_spam))
+        } else {
+            // Nothing replaced the recipient: it goes on as it is where it has a place to go.
+            let route = route.or(domain.mailboxes.as_deref());
+            let itself = Target { address: subject.recipient.clone(), name: None, route: None, on_spam: None };
+            let on_spam = on_spam.unwrap_or(OnSpam::Quarantine);
+            (route.is_some() || copies.is_empty()).then(|| self.leg(&itself, LegKind::Mailbox, route, on_spam))
+        };
+        let mut legs: Vec<LegPlan> = Vec::with_capacity(copies.len() + 1);
+        for leg in main.into_iter().chain(copies) {
+            // Two rules that send to the same target mean one mail there, and `to` stands first.
+            if !legs.iter().any(|other| other.target == leg.target && other.route == leg.route) {
+                legs.push(leg);
+            }
+        }
+        legs
+    }
+
+    /// Where a message goes if it is released that a rule quarantined, held or discarded without saying where to: its
+    /// alias's or catch-all's target, as if that rule had not been. Nothing else of them applies.
+    fn parked<'r>(&'r self, subject: &Subject<'_>, domain: &'r OurDomain) -> Option<&'r Target> {
+        self.alias(subject, domain.plus_strip).or(domain.catch_all.as_ref())?.then.to.as_ref()
+    }
+
+    /// `route` is what the target, or for `to` the rule, says.
+    fn leg(&self, target: &Target, kind: LegKind, route: Option<&str>, on_spam: OnSpam) -> LegPlan {
+        let mailboxes = self.domain(target.address.domain()).and_then(|domain| domain.mailboxes.as_deref());
+        LegPlan {
+            target: target.address.clone(),
+            target_name: target.name.clone(),
+            route: route.or(mailboxes).unwrap_or("default").to_owned(),
+            kind,
+            on_spam,
+        }
+    }
+}
+
+/// What the `[domain]` makes of a recipient that no rule and no alias ended the search for.
+#[derive(Clone, Copy)]
+enum Fallback<'r> {
+    Role,
+    /// The recipient unchanged, by the domain's route.
+    Mailboxes,
+    CatchAll(&'r Rule),
+    Nothing,
+}
+
+fn refuse(reply: reply::Reply, rules: Vec<String>) -> Decision {
+    Decision { verdict: Verdict::Reject(Refusal::new(reply)), rules }
+}
+
+fn is_role(subject: &Subject<'_>, domain: &OurDomain) -> bool {
+    subject.keys(domain.plus_strip).any(|key| {
+        let local = key.rsplit_once('@').map_or("", |(local, _)| local);
+        // RFC 5321 §4.5.1 and RFC 2142 §4.
+        local == "postmaster" || local == "abuse"
+    })
+}
+
+/// A condition that fails decides, also behind one that is unknown.
+fn truth(rule: &Rule, subject: &Subject<'_>, auth: &Auth, plus_strip: bool) -> Truth {
+    let mut unknown = None;
+    for (at, condition) in rule.when.iter().enumerate() {
+        match holds(condition, subject, auth, plus_strip) {
+            Ok(true) => {}
+            Ok(false) => return Truth::Fails(at),
+            Err(check) => unknown = unknown.or(Some(Truth::Unknown(at, check))),
+        }
+    }
+    unknown.unwrap_or(Truth::Holds)
+}
+
+fn holds(condition: &Condition, subject: &Subject<'_>, auth: &Auth, plus_strip: bool) -> Result<bool, Check> {
+    let recipient = subject.recipient;
+    let sender_domain = subject.sender.mailbox().map(Mailbox::domain);
+    Ok(match condition {
+        Condition::Recipient(keys) => subject.keys(plus_strip).any(|key| keys.contains(key)),
+        Condition::RecipientMatches(patterns) => any_matches(patterns, &subject.recipient_texts),
+        Condition::RecipientIn(lists) => {
+            lists.iter().any(|list| subject.keys(plus_strip).any(|key| in_list(list, key, Some(recipient.domain()))))
+        }
+        Condition::RecipientDomain(domains) => domains.contains(recipient.domain()),
+        Condition::Sender(keys) => keys.contains(&subject.sender_key),
+        Condition::SenderMatches(patterns) => any_matches(patterns, &subject.sender_texts),
+        Condition::SenderIn(lists) => lists.iter().any(|list| in_list(list, &subject.sender_key, sender_domain)),
+        Condition::SenderDomain(domains) => sender_domain.is_some_and(|domain| domains.contains(domain)),
+        Condition::Client(networks) => subject.client.is_some_and(|ip| networks.iter().any(|n| n.contains(ip))),
+        Condition::Helo(names) => subject.helo.as_ref().is_some_and(|helo| names.contains(helo)),
+        Condition::Auth(check, words) => match auth[*check as usize] {
+            Fact::Unknown => return Err(*check),
+            Fact::Known(result) => result.is_some_and(|result| words.contains(&result)),
+        },
+    })
+}
+
+fn any_matches(patterns: &[Pattern], texts: &[String]) -> bool {
+    patterns.iter().any(|pattern| texts.iter().any(|text| pattern.matches(text)))
+}
+
+fn in_list(list: &List, key: &str, domain: Option<&Domain>) -> bool {
+    list.addresses.contains(key) || domain.is_some_and(|domain| list.domains.contains(domain))
+}

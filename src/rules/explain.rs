@@ -1,0 +1,293 @@
+//! Why: every rule that was considered, whether it applied, else the first condition that failed and what it saw.
+//!
+//! The reasons come from the walk that also decides (`eval`), so they cannot disagree with the decision.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::eval::{OnUnknown, Scope, Subject, Truth, auth};
+use super::set::{Check, Condition, Rule, RuleSet};
+use super::{Action, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+
+/// A decision and the way to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub recipient: String,
+    /// [`RuleSet::short_hash`]
+    pub rule_set: String,
+    /// In the order in which they were considered; none behind the one that ended the search.
+    pub considered: Vec<Considered>,
+    pub decision: Decision,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Considered {
+    pub rule: String,
+    /// `path:line`
+    pub place: String,
+    pub result: Consideration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Consideration {
+    Applied {
+        ended_the_search: bool,
+    },
+    /// The condition as it would be written, and the value it saw.
+    Failed {
+        condition: String,
+        saw: String,
+    },
+    /// It depends on what is not known yet.
+    Open {
+        condition: String,
+    },
+}
+
+impl RuleSet {
+    /// As [`RuleSet::decide`], with reasons.
+    pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
+        let mut considered = Vec::new();
+        let mut observe = |rule: &Rule, truth: Truth| {
+            let result = match truth {
+                Truth::Holds => Consideration::Applied { ended_the_search: !rule.continues },
+                Truth::Fails(at) => {
+                    let condition = &rule.when[at];
+                    Consideration::Failed { condition: describe(condition), saw: saw(condition, facts) }
+                }
+                Truth::Unknown(at, _) => Consideration::Open { condition: describe(&rule.when[at]) },
+            };
+            considered.push(Considered { rule: rule.name.clone(), place: rule.place.clone(), result });
+        };
+        let subject = Subject::new(facts);
+        // `Err` does not come with `PassOver`, and the decision is `decide`'s in any case.
+        let _ = self.walk(&subject, &auth(facts.auth), Scope::Everything, OnUnknown::PassOver, &mut observe);
+        Explanation {
+            recipient: facts.recipient.to_string(),
+            rule_set: self.short_hash().to_owned(),
+            considered,
+            decision: self.decide(facts),
+        }
+    }
+}
+
+fn describe(condition: &Condition) -> String {
+    let (key, mut values): (&str, Vec<String>) = match condition {
+        Condition::Recipient(keys) => ("recipient", sorted(keys)),
+        Condition::RecipientMatches(patterns) => {
+            ("recipient-matches", patterns.iter().map(|p| p.as_str().to_owned()).collect())
+        }
+        Condition::RecipientIn(lists) => ("recipient-in", lists.iter().map(|list| list.name.clone()).collect()),
+        Condition::RecipientDomain(domains) => ("recipient-domain", sorted(domains)),
+        Condition::Sender(keys) => ("sender", sorted(keys)),
+        Condition::SenderMatches(patterns) => {
+            ("sender-matches", patterns.iter().map(|p| p.as_str().to_owned()).collect())
+        }
+        Condition::SenderIn(lists) => ("sender-in", lists.iter().map(|list| list.name.clone()).collect()),
+        Condition::SenderDomain(domains) => ("sender-domain", sorted(domains)),
+        Condition::Client(networks) => ("client", networks.iter().map(ToString::to_string).collect()),
+        Condition::Helo(names) => ("helo", names.clone()),
+        Condition::Auth(check, words) => (check.as_str(), words.iter().map(|word| (*word).to_owned()).collect()),
+    };
+    if let [value] = &values[..] {
+        return format!("{key} = {value:?}");
+    }
+    let more = values.len().saturating_sub(SHOWN_VALUES_MAX);
+    values.truncate(SHOWN_VALUES_MAX);
+    let mut shown: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    format!("{key} = [{}]", shown.join(", "))
+}
+
+fn sorted<T: ToString>(values: &HashSet<T>) -> Vec<String> {
+    let mut values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    values.sort_unstable();
+    values
+}
+
+fn saw(condition: &Condition, facts: &Facts<'_>) -> String {
+    match condition {
+        Condition::Recipient(_) | Condition::RecipientMatches(_) | Condition::RecipientIn(_) => {
+            facts.recipient.to_string()
+        }
+        Condition::RecipientDomain(_) => facts.recipient.domain().to_string(),
+        Condition::Sender(_) | Condition::SenderMatches(_) | Condition::SenderIn(_) => facts.sender.to_string(),
+        Condition::SenderDomain(_) => {
+            facts.sender.mailbox().map_or_else(|| "<>".to_owned(), |sender| sender.domain().to_string())
+        }
+        Condition::Client(_) => facts.client.map_or_else(|| "no client address".to_owned(), |ip| ip.to_string()),
+        Condition::Helo(_) => facts.helo.unwrap_or("no HELO").to_owned(),
+        Condition::Auth(check, _) => match facts.auth {
+            Fact::Unknown => "not known yet".to_owned(),
+            Fact::Known(known) => {
+                let result = match check {
+                    Check::Spf => known.spf,
+                    Check::Dkim => known.dkim,
+                    Check::Dmarc => known.dmarc,
+                    Check::Arc => known.arc,
+                };
+                result.unwrap_or("not checked").to_owned()
+            }
+        },
+    }
+}
+
+impl Explanation {
+    /// For people: a line for each rule, then the decision and its legs. Ends with a line end.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = format!("{} by rule set {}\n", escape(&self.recipient), self.rule_set);
+        for considered in &self.considered {
+            let Considered { rule, place, result } = considered;
+            let line = match result {
+                Consideration::Applied { ended_the_search: true } => {
+                    format!("  + {rule}  ({place})  applies, and ends the search")
+                }
+                Consideration::Applied { ended_the_search: false } => format!("  + {rule}  ({place})  applies"),
+                Consideration::Failed { condition, saw } => {
+                    format!("  - {rule}  ({place})  {condition}, but saw {}", escape(saw))
+                }
+                Consideration::Open { condition } => format!("  ? {rule}  ({place})  {condition} is not known yet"),
+            };
+            out.push_str(&line);
+            out.push('\n');
+        }
+        out.push_str(&self.decision.render());
+        out
+    }
+
+    /// The same as one JSON object.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let considered: Vec<Value> = self
+            .considered
+            .iter()
+            .map(|considered| {
+                let (result, condition, saw) = match &considered.result {
+                    Consideration::Applied { .. } => ("applied", None, None),
+                    Consideration::Failed { condition, saw } => ("failed", Some(condition), Some(saw)),
+                    Consideration::Open { condition } => ("unknown", Some(condition), None),
+                };
+                let ended = considered.result == Consideration::Applied { ended_the_search: true };
+                json!({
+                    "rule": considered.rule, "place": considered.place, "result": result,
+                    "condition": condition, "saw": saw, "ended_the_search": ended,
+                })
+            })
+            .collect();
+        let mut object = self.decision.json();
+        object["recipient"] = json!(self.recipient);
+        object["rule_set"] = json!(self.rule_set);
+        object["considered"] = json!(considered);
+        object
+    }
+}
+
+impl Decision {
+    /// For people: the verdict, and a line for each leg. Ends with a line end.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = match &self.verdict {
+            Verdict::Reject(refusal) => format!("  => rejected: {}\n", refusal.reply()),
+            Verdict::Defer(refusal) => format!("  => deferred: {}\n", refusal.reply()),
+            Verdict::Undecided => "  => undecided until the message is there\n".to_owned(),
+            Verdict::Accept { action, .. } => match action {
+                Action::Relay => "  => relayed\n".to_owned(),
+                Action::Quarantine { why } => format!("  => quarantined: {why}\n"),
+                Action::Hold { why } => format!("  => held: {why}\n"),
+                Action::Discard { why } => format!("  => discarded: {why}\n"),
+            },
+        };
+        for leg in self.verdict.legs() {
+            let name = leg.target_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                out,
+                "     {} {}{name} by route {}, on-spam {}",
+                leg.kind.as_str(),
+                escape(leg.target.as_str()),
+                leg.route,
+                leg.on_spam.as_str()
+            );
+        }
+        out
+    }
+
+    /// `verdict`, `reply` or `why` where there is one, `rules`, `legs`.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let (verdict, reply, why) = match &self.verdict {
+            Verdict::Reject(refusal) => ("reject", Some(refusal.reply().to_string()), None),
+            Verdict::Defer(refusal) => ("defer", Some(refusal.reply().to_string()), None),
+            Verdict::Undecided => ("undecided", None, None),
+            Verdict::Accept { action, .. } => match action {
+                Action::Relay => ("relay", None, None),
+                Action::Quarantine { why } => ("quarantine", None, Some(why)),
+                Action::Hold { why } => ("hold", None, Some(why)),
+                Action::Discard { why } => ("discard", None, Some(why)),
+            },
+        };
+        let legs: Vec<Value> = self.verdict.legs().iter().map(LegPlan::json).collect();
+        json!({ "verdict": verdict, "reply": reply, "why": why, "rules": self.rules, "legs": legs })
+    }
+}
+
+impl Verdict {
+    /// The legs to be made; none unless the recipient is accepted.
+    #[must_use]
+    pub fn legs(&self) -> &[LegPlan] {
+        match self {
+            Verdict::Accept { legs, .. } => legs,
+            Verdict::Reject(_) | Verdict::Defer(_) | Verdict::Undecided => &[],
+        }
+    }
+}
+
+impl LegPlan {
+    fn json(&self) -> Value {
+        json!({
+            "target": self.target.as_str(), "name": self.target_name, "route": self.route,
+            "kind": self.kind.as_str(), "on_spam": self.on_spam.as_str(),
+        })
+    }
+}
+
+impl LegKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LegKind::To => "to",
+            LegKind::Also => "also",
+            LegKind::Mailbox => "mailbox",
+            LegKind::Role => "role",
+        }
+    }
+}
+
+impl OnSpam {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnSpam::Deliver => "deliver",
+            OnSpam::Tag => "tag",
+            OnSpam::Quarantine => "quarantine",
+            OnSpam::Omit => "omit",
+        }
+    }
+}
+
+/// Peer text on a terminal: what is not printable is escaped, and it ends somewhere.
+fn escape(text: &str) -> String {
+    let escaped: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
+    // Quotes are printable; escaping them would show another address than the one given.
+    escaped.replace("\\\"", "\"").replace("\\'", "'")
+}
+
+/// A condition is a reminder here; the file has it whole.
+const SHOWN_VALUES_MAX: usize = 5;
+/// An address has 254 octets at most, a HELO name 255.
+const SHOWN_CHARS_MAX: usize = 256;

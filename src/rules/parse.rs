@@ -1,0 +1,424 @@
+//! From files as typed to one [`RuleSet`]: names are looked up across all files, and what cannot be meant is an error.
+//!
+//! Everything that is wrong is reported in one run. What the rules need of the world outside them (which routes there
+//! are, what stands in a `file:`) comes in as [`Surroundings`], so that this stays a function of its arguments.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+use crate::address::{Domain, Mailbox};
+use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
+use crate::document::{list, nearest};
+
+use super::eval::untagged;
+use super::lint;
+use super::set::{Alias, Check, Condition, Index, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
+use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, RuleFile, TargetEntry, When};
+
+/// What rules refer to outside of their files.
+pub struct Surroundings<'a> {
+    /// The names of the routes, and whether each has `hosts`.
+    pub routes: &'a BTreeMap<String, bool>,
+    /// The text of the file that a target names: given the rules file's path and the name as written. Errors are shown.
+    pub read: &'a dyn Fn(&str, &str) -> Result<String, String>,
+}
+
+/// What came of the files.
+#[derive(Debug)]
+pub struct Parsed {
+    pub rules: RuleSet,
+    /// Keys that are accepted and do nothing yet.
+    pub inert: Vec<String>,
+}
+
+/// Reads and resolves the files, which come in name order. `None` where `report` gained an error.
+pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &mut Report) -> Option<Parsed> {
+    let before = report.errors();
+    let files: Vec<RuleFile> = sources.iter().map(|source| syntax::read(source, report)).collect();
+    if report.errors() > before {
+        // With entries missing, what refers to them would be reported as wrong although it is not.
+        return None;
+    }
+    let mut file = RuleFile::default();
+    for next in files {
+        file.domains.extend(next.domains);
+        file.targets.extend(next.targets);
+        file.rules.extend(next.rules);
+        file.aliases.extend(next.aliases);
+        file.lists.extend(next.lists);
+        file.tests.extend(next.tests);
+        file.inert.extend(next.inert);
+    }
+    let mut resolver = Resolver {
+        surroundings,
+        report,
+        targets: BTreeMap::new(),
+        target_places: Vec::new(),
+        target_files: Vec::new(),
+        lists: HashMap::new(),
+        domains: file.domains.iter().map(|domain| domain.name.value.clone()).collect(),
+        digest: digest::Context::new(&digest::SHA256),
+    };
+    let mut rules = resolver.resolve(&file);
+    for source in sources {
+        resolver.digest_part(&source.text);
+    }
+    rules.hash = resolver.digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    lint::lint(&file, &rules, surroundings.routes, report);
+    if report.errors() > before {
+        return None;
+    }
+    rules.tests = file.tests;
+    let mut inert = file.inert;
+    if rules.auth_words.iter().any(|words| !words.is_empty()) {
+        inert.push("conditions on spf, dkim, dmarc and arc (no check runs yet: they hold in tests only)".to_owned());
+    }
+    inert.sort_unstable();
+    inert.dedup();
+    Some(Parsed { rules, inert })
+}
+
+struct Resolver<'a> {
+    surroundings: &'a Surroundings<'a>,
+    report: &'a mut Report,
+    targets: BTreeMap<String, Target>,
+    /// Every place that says where mail goes, to be checked when all aliases are known.
+    target_places: Vec<(Mailbox, Place)>,
+    target_files: Vec<(String, Place)>,
+    lists: HashMap<String, Arc<List>>,
+    domains: HashSet<Domain>,
+    digest: digest::Context,
+}
+
+impl Resolver<'_> {
+    fn resolve(&mut self, file: &RuleFile) -> RuleSet {
+        self.unique("test", file.tests.iter().map(|test| &test.name));
+        self.unique("target", file.targets.iter().map(|target| &target.name));
+        self.unique("list", file.lists.iter().map(|list| &list.name));
+        let named_by_domain: Vec<Placed<String>> = file.domains.iter().map(|domain| lower(&domain.name)).collect();
+        self.unique("domain", named_by_domain.iter());
+        let aliases: Vec<Placed<String>> = file.aliases.iter().map(alias_name).collect();
+        // An alias is a rule whose name is its address, so both share one space of names.
+        self.unique("rule or alias", file.rules.iter().map(|rule| &rule.name).chain(&aliases));
+        for entry in &file.targets {
+            if let Some(target) = self.target(entry) {
+                self.targets.insert(entry.name.value.clone(), target);
+            }
+        }
+        for entry in &file.lists {
+            self.lists.insert(entry.name.value.clone(), Arc::new(resolve_list(entry)));
+        }
+        let domains: Vec<OurDomain> = file.domains.iter().map(|entry| self.domain(entry)).collect();
+        let rules: Vec<Rule> = file.rules.iter().map(|entry| self.rule(entry)).collect();
+        let aliases = file.aliases.iter().map(|entry| self.alias(entry)).collect();
+        let set = RuleSet {
+            domain_index: domains.iter().enumerate().rev().map(|(at, domain)| (domain.name.clone(), at)).collect(),
+            domains,
+            index: Index::new(&rules),
+            auth_words: auth_words(&rules),
+            rules,
+            aliases,
+            targets: std::mem::take(&mut self.targets),
+            target_files: std::mem::take(&mut self.target_files),
+            tests: Vec::new(),
+            hash: String::new(),
+        };
+        self.targets_are_final(&file.rules, &set);
+        set
+    }
+
+    fn unique<'n>(&mut self, kind: &str, names: impl Iterator<Item = &'n Placed<String>>) {
+        let mut seen: HashMap<&str, &Place> = HashMap::new();
+        for name in names {
+            match seen.get(name.value.as_str()) {
+                None => {
+                    seen.insert(&name.value, &name.place);
+                }
+                Some(first) => {
+                    let twice = Diagnostic::error(format!("the {kind} `{}` is declared twice", name.value));
+                    self.report.add(twice.at(&name.place).label("here again").context(first, "first here"));
+                }
+            }
+        }
+    }
+
+    fn target(&mut self, entry: &TargetEntry) -> Option<Target> {
+        if entry.name.value.contains('@') {
+            let confusing = Diagnostic::error(format!("a target cannot be called `{}`", entry.name.value));
+            self.report.add(confusing.at(&entry.name.place).label("with an `@` it is taken for an address"));
+        }
+        let route = self.route(entry.route.as_ref());
+        let address = match entry.address.value.strip_prefix("file:") {
+            None => self.address(&entry.address)?,
+            Some(name) => self.address_in_file(name, &entry.address.place)?,
+        };
+        self.target_places.push((address.clone(), entry.address.place.clone()));
+        Some(Target { address, name: Some(entry.name.value.clone()), route, on_spam: entry.on_spam })
+    }
+
+    fn address(&mut self, text: &Placed<String>) -> Option<Mailbox> {
+        let wrong =
+            |why: String| Diagnostic::error(format!("`{}` is not an address", text.value)).at(&text.place).label(why);
+        match Mailbox::parse(&text.value) {
+            Ok(address) if address.domain().is_literal() => {
+                let literal = wrong("mail goes to a domain, not to an address literal".to_owned());
+                self.report.add(literal.help("give the target a route with `hosts`"));
+                None
+            }
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.report.add(wrong(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn address_in_file(&mut self, name: &str, place: &Place) -> Option<Mailbox> {
+        let text = match (self.surroundings.read)(&place.source.path, name) {
+            Ok(text) => text,
+            Err(error) => {
+                self.report.add(Diagnostic::error(format!("cannot read `{name}`: {error}")).at(place));
+                return None;
+            }
+        };
+        self.digest_part(&text);
+        self.target_files.push((name.to_owned(), place.clone()));
+        match Mailbox::parse(text.trim()) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                // The content is a secret: it is not shown.
+                let wrong = Diagnostic::error(format!("`{name}` does not hold one address")).at(place);
+                self.report.add(wrong.label(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn digest_part(&mut self, text: &str) {
+        self.digest.update(&(text.len() as u64).to_be_bytes());
+        self.digest.update(text.as_bytes());
+    }
+
+    fn route(&mut self, name: Option<&Placed<String>>) -> Option<String> {
+        let name = name?;
+        if !self.surroundings.routes.contains_key(&name.value) {
+            let routes: Vec<&str> = self.surroundings.routes.keys().map(String::as_str).collect();
+            self.unknown("route", name, &routes);
+        }
+        Some(name.value.clone())
+    }
+
+    fn unknown(&mut self, kind: &str, name: &Placed<String>, known: &[&str]) {
+        let mut unknown = Diagnostic::error(format!("there is no {kind} `{}`", name.value)).at(&name.place);
+        if let Some(near) = nearest(&name.value, known) {
+            unknown = unknown.label(format!("did you mean `{near}`?"));
+        }
+        self.report.add(unknown.help(format!("there are: {}", list(known))));
+    }
+
+    /// A target's name, or an address.
+    fn destination(&mut self, text: &Placed<String>) -> Option<Target> {
+        if let Some(target) = self.targets.get(&text.value) {
+            return Some(target.clone());
+        }
+        if !text.value.contains('@') {
+            let targets = std::mem::take(&mut self.targets);
+            let known: Vec<&str> = targets.keys().map(String::as_str).collect();
+            self.unknown("target", text, &known);
+            self.targets = targets;
+            return None;
+        }
+        let address = self.address(text)?;
+        self.target_places.push((address.clone(), text.place.clone()));
+        Some(Target { address, name: None, route: None, on_spam: None })
+    }
+
+    fn domain(&mut self, entry: &DomainEntry) -> OurDomain {
+        let mailboxes = self.route(entry.mailboxes.as_ref());
+        if let Some(name) = &entry.mailboxes
+            && self.surroundings.routes.get(&name.value) == Some(&false)
+        {
+            let lost = Diagnostic::error(format!("the route `{}` of the mailboxes has no `hosts`", name.value));
+            let lost = lost.at(&name.place).label("its MX would be looked up, and that is us");
+            self.report.add(lost.help(format!("give `[route.{}]` the hosts of the mail host", name.value)));
+        }
+        if let (Some(_), Some(catch_all)) = (&entry.mailboxes, &entry.catch_all) {
+            let both = Diagnostic::error("a domain has `mailboxes` or `catch-all`, not both").at(&catch_all.place);
+            self.report.add(both.label("would never be used"));
+        }
+        let catch_all = entry.catch_all.as_ref().and_then(|text| {
+            let then = Then { to: Some(self.destination(text)?), ..Then::default() };
+            let name = format!("catch-all of {}", entry.name.value);
+            Some(Rule { name, place: text.place.to_string(), when: Vec::new(), then, continues: false })
+        });
+        let role = entry.role.as_ref().and_then(|text| self.destination(text));
+        let plus_strip = entry.plus_strip;
+        OurDomain { name: entry.name.value.clone(), role, mailboxes, catch_all, plus_strip }
+    }
+
+    fn rule(&mut self, entry: &RuleEntry) -> Rule {
+        let when = self.when(&entry.when);
+        let then = self.body(&entry.body, &entry.name, entry.continues);
+        let place = entry.name.place.to_string();
+        Rule { name: entry.name.value.clone(), place, when, then, continues: entry.continues }
+    }
+
+    fn alias(&mut self, entry: &AliasEntry) -> (String, Alias) {
+        let name = alias_name(entry);
+        self.ours(entry.address.value.domain(), &entry.address.place);
+        let then = self.body(&entry.body, &name, entry.continues);
+        let place = name.place.to_string();
+        let rule = Rule { name: name.value.clone(), place, when: Vec::new(), then, continues: entry.continues };
+        (name.value, Alias { rule, plus_strip: entry.plus_strip })
+    }
+
+    fn body(&mut self, body: &Body, name: &Placed<String>, continues: bool) -> Then {
+        let then = Then {
+            to: body.to.as_ref().and_then(|text| self.destination(text)),
+            also: body.also.iter().filter_map(|text| self.destination(text)).collect(),
+            route: self.route(body.route.as_ref()),
+            on_spam: body.on_spam,
+            reject: body.reject.clone(),
+            defer: body.defer.clone(),
+            quarantine: body.quarantine.clone(),
+            hold: body.hold.clone(),
+            discard: body.discard.clone(),
+        };
+        let goes = body.to.is_some() || !body.also.is_empty() || body.route.is_some();
+        let refuses = body.reject.is_some() || body.defer.is_some();
+        let stays = body.quarantine.is_some() || body.hold.is_some() || body.discard.is_some();
+        if !(continues || goes || refuses || stays) {
+            let silent =
+                Diagnostic::error(format!("`{}` ends the search and does not say where the mail goes", name.value));
+            let silent = silent
+                .at(&name.place)
+                .label("no `to`, `also`, `route`, `reject`, `quarantine`, `hold`, `defer` or `discard`");
+            self.report.add(silent.help("add `continue = true` if later rules are to decide that"));
+        }
+        then
+    }
+
+    fn when(&mut self, when: &When) -> Vec<Condition> {
+        for address in when.recipient.iter().flatten() {
+            self.ours(address.value.domain(), &address.place);
+        }
+        for domain in when.recipient_domain.iter().flatten() {
+            self.ours(&domain.value, &domain.place);
+        }
+        let recipient_in = when.recipient_in.as_ref().map(|names| self.lists(names));
+        let sender_in = when.sender_in.as_ref().map(|names| self.lists(names));
+        let auth = |check, words: &Option<Vec<Placed<&'static str>>>| {
+            words.as_ref().map(|words| Condition::Auth(check, values(words)))
+        };
+        // What is cheap and sharp stands first; `explain` names the first that fails in this order.
+        let conditions = [
+            when.recipient.as_ref().map(|v| Condition::Recipient(v.iter().map(|m| m.value.key()).collect())),
+            when.recipient_domain.as_ref().map(|v| Condition::RecipientDomain(values(v).into_iter().collect())),
+            recipient_in.map(Condition::RecipientIn),
+            when.recipient_matches.as_ref().map(|v| Condition::RecipientMatches(values(v))),
+            when.sender.as_ref().map(|v| Condition::Sender(v.iter().map(|s| sender_key(&s.value)).collect())),
+            when.sender_domain.as_ref().map(|v| Condition::SenderDomain(values(v).into_iter().collect())),
+            sender_in.map(Condition::SenderIn),
+            when.sender_matches.as_ref().map(|v| Condition::SenderMatches(values(v))),
+            when.client.as_ref().map(|v| Condition::Client(values(v))),
+            when.helo.as_ref().map(|v| Condition::Helo(v.iter().map(|h| h.value.to_lowercase()).collect())),
+            auth(Check::Spf, &when.spf),
+            auth(Check::Dkim, &when.dkim),
+            auth(Check::Dmarc, &when.dmarc),
+            auth(Check::Arc, &when.arc),
+        ];
+        conditions.into_iter().flatten().collect()
+    }
+
+    fn lists(&mut self, names: &[Placed<String>]) -> Vec<Arc<List>> {
+        let mut found = Vec::new();
+        for name in names {
+            match self.lists.get(&name.value) {
+                Some(list) => found.push(list.clone()),
+                None => {
+                    let known: Vec<String> = self.lists.keys().cloned().collect();
+                    let mut known: Vec<&str> = known.iter().map(String::as_str).collect();
+                    known.sort_unstable();
+                    self.unknown("list", name, &known);
+                }
+            }
+        }
+        found
+    }
+
+    /// Mail for a domain that nobody declared would be relayed for strangers.
+    fn ours(&mut self, domain: &Domain, place: &Place) {
+        if !self.domains.contains(domain) {
+            let foreign = Diagnostic::error(format!("`{domain}` is not a domain of ours")).at(place);
+            self.report.add(foreign.help(format!("our domains are those declared: add `[domain.\"{domain}\"]`")));
+        }
+    }
+
+    /// Rules are not applied to targets again, so a target that is an alias of ours would come back to us as new mail.
+    fn targets_are_final(&mut self, rules: &[RuleEntry], set: &RuleSet) {
+        // An address that a rule replaces exists in that rule only, like an alias.
+        let replaced = rules.iter().filter(|rule| rule.body.to.is_some());
+        let replaced = replaced.flat_map(|rule| rule.when.recipient.iter().flatten());
+        let replaced: HashMap<String, &Place> = replaced.map(|address| (address.value.key(), &address.place)).collect();
+        let mut told = HashSet::new();
+        for (address, place) in std::mem::take(&mut self.target_places) {
+            let key = address.key();
+            let tagless = untagged(&key);
+            let strips = set.domain(address.domain()).is_some_and(|domain| domain.plus_strip);
+            let alias = set.aliases.contains_key(&key)
+                || tagless.as_ref().is_some_and(|t| set.aliases.get(t).is_some_and(|alias| strips || alias.plus_strip));
+            if (!alias && !replaced.contains_key(&key)) || !told.insert((place.span.start, place.source.path.clone())) {
+                continue;
+            }
+            let circular = Diagnostic::error(format!("the target `{address}` is an alias of ours")).at(&place);
+            let circular = match replaced.get(&key) {
+                Some(rule) => circular.context(rule, "replaced here"),
+                None => circular,
+            };
+            self.report.add(circular.help("targets are final: name the alias's own target instead"));
+        }
+    }
+}
+
+fn alias_name(entry: &AliasEntry) -> Placed<String> {
+    Placed { value: entry.address.value.key(), place: entry.address.place.clone() }
+}
+
+fn lower(domain: &Placed<Domain>) -> Placed<String> {
+    Placed { value: domain.value.to_string(), place: domain.place.clone() }
+}
+
+fn values<T: Clone>(placed: &[Placed<T>]) -> Vec<T> {
+    placed.iter().map(|p| p.value.clone()).collect()
+}
+
+fn resolve_list(entry: &syntax::ListEntry) -> List {
+    let mut list = List { name: entry.name.value.clone(), ..List::default() };
+    for member in &entry.members {
+        match member {
+            Member::Address(address) => {
+                list.addresses.insert(sender_key(address));
+            }
+            Member::Domain(domain) => {
+                list.domains.insert(domain.clone());
+            }
+        }
+    }
+    list
+}
+
+fn auth_words(rules: &[Rule]) -> super::set::AuthWords {
+    let mut found: super::set::AuthWords = Default::default();
+    for condition in rules.iter().flat_map(|rule| &rule.when) {
+        if let Condition::Auth(check, words) = condition {
+            found[*check as usize].extend(words);
+        }
+    }
+    for words in &mut found {
+        words.sort_unstable();
+        words.dedup();
+    }
+    found
+}

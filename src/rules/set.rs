@@ -1,0 +1,263 @@
+//! The rules, resolved: every name looked up, every address normalised, ready to be asked a million times.
+//!
+//! Exact addresses and domains stand in hash maps, so that ten thousand aliases cost one look-up. A `[[rule]]` that
+//! names its recipients is found through them; the others are tried in order. The index only leaves out rules whose
+//! recipient condition cannot hold: `explain` walks all of them and arrives at the same decision.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::address::{Domain, Mailbox, ReversePath};
+use crate::diagnostic::Place;
+use crate::network::Network;
+use crate::reply::Refusal;
+
+use super::OnSpam;
+use super::pattern::Pattern;
+use super::syntax::TestEntry;
+
+/// All rules of a configuration.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    pub(super) domains: Vec<OurDomain>,
+    pub(super) domain_index: HashMap<Domain, usize>,
+    pub(super) rules: Vec<Rule>,
+    pub(super) index: Index,
+    /// By [`Mailbox::key`].
+    pub(super) aliases: HashMap<String, Alias>,
+    pub(super) targets: BTreeMap<String, Target>,
+    pub(super) tests: Vec<TestEntry>,
+    pub(super) hash: String,
+    pub(super) auth_words: AuthWords,
+    /// The files that targets name, and where they are named.
+    pub(super) target_files: Vec<(String, Place)>,
+}
+
+/// The results that rules ask for, by [`Check`]: with them and "something else" all completions are told apart.
+pub(super) type AuthWords = [Vec<&'static str>; 4];
+
+/// A domain of ours.
+#[derive(Debug)]
+pub(super) struct OurDomain {
+    pub name: Domain,
+    pub role: Option<Target>,
+    /// The route to the mail host of its people.
+    pub mailboxes: Option<String>,
+    pub catch_all: Option<Rule>,
+    pub plus_strip: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Alias {
+    pub rule: Rule,
+    pub plus_strip: bool,
+}
+
+/// A rule, an alias, or a catch-all.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub name: String,
+    /// `path:line`, for people.
+    pub place: String,
+    pub when: Vec<Condition>,
+    pub then: Then,
+    /// The search goes on after it.
+    pub continues: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Then {
+    pub to: Option<Target>,
+    pub also: Vec<Target>,
+    pub route: Option<String>,
+    pub on_spam: Option<OnSpam>,
+    pub reject: Option<Refusal>,
+    pub defer: Option<Refusal>,
+    pub quarantine: Option<String>,
+    pub hold: Option<String>,
+    pub discard: Option<String>,
+}
+
+/// Where a leg goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub address: Mailbox,
+    /// `None` where a rule gives the address itself.
+    pub name: Option<String>,
+    pub route: Option<String>,
+    pub on_spam: Option<OnSpam>,
+}
+
+/// One key of `when`; it holds if any of its values does.
+#[derive(Clone, Debug)]
+pub(super) enum Condition {
+    /// [`Mailbox::key`]s.
+    Recipient(HashSet<String>),
+    RecipientMatches(Vec<Pattern>),
+    RecipientIn(Vec<Arc<List>>),
+    RecipientDomain(HashSet<Domain>),
+    Sender(HashSet<String>),
+    SenderMatches(Vec<Pattern>),
+    SenderIn(Vec<Arc<List>>),
+    SenderDomain(HashSet<Domain>),
+    Client(Vec<Network>),
+    /// In lower case.
+    Helo(Vec<String>),
+    Auth(Check, Vec<&'static str>),
+}
+
+/// An authentication check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Spf,
+    Dkim,
+    Dmarc,
+    Arc,
+}
+
+impl Check {
+    pub const ALL: [Check; 4] = [Check::Spf, Check::Dkim, Check::Dmarc, Check::Arc];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Check::Spf => "spf",
+            Check::Dkim => "dkim",
+            Check::Dmarc => "dmarc",
+            Check::Arc => "arc",
+        }
+    }
+}
+
+/// A `[list]`.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    pub name: String,
+    /// [`sender_key`]s.
+    pub addresses: HashSet<String>,
+    pub domains: HashSet<Domain>,
+}
+
+/// What senders are compared by: the key of the mailbox, or `<>`.
+pub(super) fn sender_key(sender: &ReversePath) -> String {
+    match sender {
+        ReversePath::Null => "<>".to_owned(),
+        ReversePath::Mailbox(mailbox) => mailbox.key(),
+    }
+}
+
+/// Which rules may apply to a recipient, by their positions.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    by_address: HashMap<String, Vec<usize>>,
+    by_domain: HashMap<Domain, Vec<usize>>,
+    anywhere: Vec<usize>,
+}
+
+impl Index {
+    pub(super) fn new(rules: &[Rule]) -> Index {
+        let mut index = Index::default();
+        for (at, rule) in rules.iter().enumerate() {
+            // All conditions must hold, so any single one is a right filter; the address is the sharpest.
+            let exact =
+                rule.when.iter().find_map(|c| if let Condition::Recipient(keys) = c { Some(keys) } else { None });
+            let domains = rule
+                .when
+                .iter()
+                .find_map(|c| if let Condition::RecipientDomain(names) = c { Some(names) } else { None });
+            match (exact, domains) {
+                (Some(keys), _) => {
+                    keys.iter().for_each(|key| index.by_address.entry(key.clone()).or_default().push(at));
+                }
+                (None, Some(names)) => {
+                    names.iter().for_each(|name| index.by_domain.entry(name.clone()).or_default().push(at));
+                }
+                (None, None) => index.anywhere.push(at),
+            }
+        }
+        index
+    }
+
+    /// Positions in the order of the files, none twice.
+    pub(super) fn candidates(&self, key: &str, stripped: Option<&str>, domain: &Domain) -> Vec<usize> {
+        let mut found = self.anywhere.clone();
+        let exact = [Some(key), stripped].into_iter().flatten().filter_map(|key| self.by_address.get(key));
+        found.extend(exact.chain(self.by_domain.get(domain)).flatten());
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
+/// How much a rule set holds, for `check` and `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub domains: usize,
+    pub targets: usize,
+    pub rules: usize,
+    pub aliases: usize,
+    pub tests: usize,
+}
+
+impl RuleSet {
+    /// The domain is declared by a `[domain]`.
+    #[must_use]
+    pub fn is_ours(&self, domain: &Domain) -> bool {
+        self.domain_index.contains_key(domain)
+    }
+
+    /// What a bare `<postmaster>` stands for (RFC 5321 §4.5.1): postmaster at the first domain declared.
+    #[must_use]
+    pub fn postmaster(&self) -> Option<Mailbox> {
+        let first = self.domains.first()?;
+        Mailbox::parse(&format!("postmaster@{}", first.name)).ok()
+    }
+
+    /// SHA-256 of the rules files and of the files they name, in hex.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The first twelve digits of [`RuleSet::hash`], as people see it.
+    #[must_use]
+    pub fn short_hash(&self) -> &str {
+        self.hash.get(..12).unwrap_or(&self.hash)
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            domains: self.domains.len(),
+            targets: self.targets.len(),
+            rules: self.rules.len(),
+            aliases: self.aliases.len(),
+            tests: self.tests.len(),
+        }
+    }
+
+    /// The names of all rules that can apply, aliases included: the values of the metric label `rule`.
+    pub fn rule_names(&self) -> impl Iterator<Item = &str> {
+        let catch_alls = self.domains.iter().filter_map(|domain| domain.catch_all.as_ref());
+        let aliases = self.aliases.values().map(|alias| &alias.rule);
+        self.rules.iter().chain(aliases).chain(catch_alls).map(|rule| rule.name.as_str())
+    }
+
+    /// The address behind a `[target]` name, or else an address as it stands.
+    #[must_use]
+    pub fn target(&self, name_or_address: &str) -> Option<Mailbox> {
+        match self.targets.get(name_or_address) {
+            Some(target) => Some(target.address.clone()),
+            None => Mailbox::parse(name_or_address).ok(),
+        }
+    }
+
+    /// The files that hold targets' addresses, as named, and the place that names each.
+    pub fn target_files(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.target_files.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    pub(super) fn domain(&self, name: &Domain) -> Option<&OurDomain> {
+        self.domain_index.get(name).map(|at| &self.domains[*at])
+    }
+}

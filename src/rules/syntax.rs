@@ -1,0 +1,536 @@
+//! A rules file as typed: every key that it may have, every value in its own type, and where it stands.
+//!
+//! What one value can tell alone is checked here (an address is one, a pattern compiles). What needs other entries
+//! or other files (a target exists, names are unique) is `parse`'s.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::address::{Domain, Mailbox, ReversePath};
+use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
+use crate::document::{Document, Section, Value};
+use crate::network::Network;
+use crate::reply::{Enhanced, Refusal, Reply};
+
+use super::pattern::Pattern;
+use super::{AuthFacts, OnSpam};
+
+/// Everything that stands in one file.
+#[derive(Debug, Default)]
+pub struct RuleFile {
+    pub domains: Vec<DomainEntry>,
+    pub targets: Vec<TargetEntry>,
+    pub rules: Vec<RuleEntry>,
+    pub aliases: Vec<AliasEntry>,
+    pub lists: Vec<ListEntry>,
+    pub tests: Vec<TestEntry>,
+    /// Keys whose function is not built yet.
+    pub inert: Vec<String>,
+}
+
+/// `[domain."…"]`
+#[derive(Debug)]
+pub struct DomainEntry {
+    pub name: Placed<Domain>,
+    pub role: Option<Placed<String>>,
+    pub mailboxes: Option<Placed<String>>,
+    pub catch_all: Option<Placed<String>>,
+    pub plus_strip: bool,
+}
+
+/// A line of `[target]`.
+#[derive(Debug)]
+pub struct TargetEntry {
+    pub name: Placed<String>,
+    pub address: Placed<String>,
+    pub route: Option<Placed<String>>,
+    pub on_spam: Option<OnSpam>,
+}
+
+/// A `[[rule]]`.
+#[derive(Debug)]
+pub struct RuleEntry {
+    pub name: Placed<String>,
+    pub when: When,
+    pub body: Body,
+    pub continues: bool,
+}
+
+/// A line of `[alias."…"]`.
+#[derive(Debug)]
+pub struct AliasEntry {
+    pub address: Placed<Mailbox>,
+    pub body: Body,
+    pub continues: bool,
+    pub plus_strip: bool,
+}
+
+/// What a rule does.
+#[derive(Debug, Default)]
+pub struct Body {
+    pub to: Option<Placed<String>>,
+    pub also: Vec<Placed<String>>,
+    pub route: Option<Placed<String>>,
+    pub on_spam: Option<OnSpam>,
+    pub reject: Option<Refusal>,
+    pub defer: Option<Refusal>,
+    pub quarantine: Option<String>,
+    pub hold: Option<String>,
+    pub discard: Option<String>,
+}
+
+/// The conditions of a rule; a key that is not there is `None`, and one that is has at least one value.
+#[derive(Debug, Default)]
+pub struct When {
+    pub recipient: Option<Vec<Placed<Mailbox>>>,
+    pub recipient_matches: Option<Vec<Placed<Pattern>>>,
+    pub recipient_in: Option<Vec<Placed<String>>>,
+    pub recipient_domain: Option<Vec<Placed<Domain>>>,
+    pub sender: Option<Vec<Placed<ReversePath>>>,
+    pub sender_matches: Option<Vec<Placed<Pattern>>>,
+    pub sender_in: Option<Vec<Placed<String>>>,
+    pub sender_domain: Option<Vec<Placed<Domain>>>,
+    pub client: Option<Vec<Placed<Network>>>,
+    pub helo: Option<Vec<Placed<String>>>,
+    pub spf: Option<Vec<Placed<&'static str>>>,
+    pub dkim: Option<Vec<Placed<&'static str>>>,
+    pub dmarc: Option<Vec<Placed<&'static str>>>,
+    pub arc: Option<Vec<Placed<&'static str>>>,
+}
+
+/// A line of `[list]`.
+#[derive(Debug)]
+pub struct ListEntry {
+    pub name: Placed<String>,
+    pub members: Vec<Member>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Member {
+    Address(ReversePath),
+    /// `*@domain`
+    Domain(Domain),
+}
+
+/// A `[[test]]`.
+#[derive(Debug)]
+pub struct TestEntry {
+    pub name: Placed<String>,
+    pub recipient: Mailbox,
+    pub sender: ReversePath,
+    pub client: Option<IpAddr>,
+    pub helo: Option<String>,
+    pub auth: AuthFacts,
+    pub expect: Expect,
+    pub place: Place,
+}
+
+#[derive(Debug, Default)]
+pub struct Expect {
+    pub rules: Option<Vec<Placed<String>>>,
+    pub legs: Option<Vec<Placed<String>>>,
+    /// `None`: the mail is relayed.
+    pub action: Option<ExpectedAction>,
+}
+
+/// An action by its key, and a part of its text where the test names one.
+#[derive(Debug)]
+pub struct ExpectedAction {
+    pub key: &'static str,
+    pub text: Option<String>,
+}
+
+/// Reads one file. What is wrong goes into `report`, the rest into the result.
+pub fn read(source: &Arc<Source>, report: &mut Report) -> RuleFile {
+    let mut file = RuleFile::default();
+    let document = match Document::parse(source) {
+        Ok(document) => document,
+        Err(syntax) => {
+            report.append(syntax);
+            return file;
+        }
+    };
+    let mut root = document.root();
+    for (name, value) in root.section("domain").iter().flat_map(Section::entries) {
+        file.domains.extend(domain(&name, &value));
+    }
+    for (name, value) in root.section("target").iter().flat_map(Section::entries) {
+        file.targets.extend(target(name, &value, &mut file.inert));
+    }
+    for section in root.sections("rule") {
+        let entry = rule(section, &mut file.inert);
+        file.rules.push(entry);
+    }
+    for (domain, value) in root.section("alias").iter().flat_map(Section::entries) {
+        for (local, value) in value.section().iter().flat_map(Section::entries) {
+            file.aliases.extend(alias(&domain, &local, &value, &mut file.inert));
+        }
+    }
+    for (name, value) in root.section("list").iter().flat_map(Section::entries) {
+        let members = value.elements().iter().filter_map(|v| v.parsed(member)).map(|m| m.value).collect();
+        file.lists.push(ListEntry { name, members });
+    }
+    for section in root.sections("test") {
+        file.tests.extend(test(section));
+    }
+    root.finish();
+    report.append(document.into_report());
+    file
+}
+
+fn domain(name: &Placed<String>, value: &Value<'_>) -> Option<DomainEntry> {
+    let mut section = value.section()?;
+    let parsed = Domain::parse(&name.value);
+    if let Err(error) = &parsed {
+        let wrong = Diagnostic::error(format!("`{}` is not a domain", name.value)).at(&name.place);
+        section.document().report(wrong.label(error.to_string()));
+    }
+    let role = section.take("role").and_then(|v| v.string());
+    let mailboxes = section.take("mailboxes").and_then(|v| v.string());
+    let catch_all = section.take("catch-all").and_then(|v| v.string());
+    let plus_strip = plus(&mut section);
+    section.finish();
+    let name = Placed { value: parsed.ok()?, place: name.place.clone() };
+    Some(DomainEntry { name, role, mailboxes, catch_all, plus_strip })
+}
+
+fn plus(section: &mut Section<'_>) -> bool {
+    let words = [("literal", false), ("strip", true)];
+    section.take("plus").and_then(|v| v.choice(&words)).is_some_and(|strip| strip.value)
+}
+
+fn target(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Option<TargetEntry> {
+    if !value.is_table() {
+        let address = value.string()?;
+        return Some(TargetEntry { name, address, route: None, on_spam: None });
+    }
+    let mut section = value.section()?;
+    let address = section.require("address").and_then(|v| v.string());
+    let route = section.take("route").and_then(|v| v.string());
+    let on_spam = on_spam(&mut section);
+    bounces(&mut section, inert);
+    section.finish();
+    Some(TargetEntry { name, address: address?, route, on_spam })
+}
+
+fn on_spam(section: &mut Section<'_>) -> Option<OnSpam> {
+    section.take("on-spam").and_then(|v| v.choice(ON_SPAM)).map(|word| word.value)
+}
+
+/// `bounces` is checked and carried no further until there are DSNs.
+fn bounces(section: &mut Section<'_>, inert: &mut Vec<String>) {
+    let words = [("sender", ()), ("admin", ()), ("suppress", ())];
+    if section.take("bounces").is_some_and(|v| v.choice(&words).is_some()) {
+        inert.push("bounces".to_owned());
+    }
+}
+
+fn rule(mut section: Section<'_>, inert: &mut Vec<String>) -> RuleEntry {
+    // A rule without a name is called by its place, which is as unique and as easy to find.
+    let place = section.place();
+    let name = section.take("name").and_then(|v| v.string()).filter(|name| !name.value.is_empty());
+    let name = name.unwrap_or_else(|| Placed { value: place.to_string(), place });
+    let when = section.section("when").map(when).unwrap_or_default();
+    let body = body(&mut section, inert);
+    let continues = continues(&mut section);
+    section.finish();
+    RuleEntry { name, when, body, continues }
+}
+
+fn alias(
+    domain: &Placed<String>,
+    local: &Placed<String>,
+    value: &Value<'_>,
+    inert: &mut Vec<String>,
+) -> Option<AliasEntry> {
+    let mut section = value.section()?;
+    let text = format!("{}@{}", local.value, domain.value);
+    let address = Mailbox::parse(&text);
+    if let Err(error) = &address {
+        let wrong = Diagnostic::error(format!("`{text}` is not an address")).at(&local.place);
+        section.document().report(wrong.label(error.to_string()));
+    }
+    let body = body(&mut section, inert);
+    let continues = continues(&mut section);
+    let plus_strip = plus(&mut section);
+    section.finish();
+    let address = Placed { value: address.ok()?, place: local.place.clone() };
+    Some(AliasEntry { address, body, continues, plus_strip })
+}
+
+fn continues(section: &mut Section<'_>) -> bool {
+    section.take("continue").and_then(|v| v.boolean()).is_some_and(|c| c.value)
+}
+
+fn body(section: &mut Section<'_>, inert: &mut Vec<String>) -> Body {
+    let body = Body {
+        to: section.take("to").and_then(|v| v.string()),
+        also: section.take("also").map(|v| strings(&v)).unwrap_or_default(),
+        route: section.take("route").and_then(|v| v.string()),
+        on_spam: on_spam(section),
+        reject: section.take("reject").and_then(|v| refusal(&v, REJECT)),
+        defer: section.take("defer").and_then(|v| refusal(&v, DEFER)),
+        quarantine: section.take("quarantine").and_then(|v| reason(&v)),
+        hold: section.take("hold").and_then(|v| reason(&v)),
+        discard: section.take("discard").and_then(|v| reason(&v)),
+    };
+    if section.take("tags").is_some_and(|v| !strings(&v).is_empty()) {
+        inert.push("tags".to_owned());
+    }
+    bounces(section, inert);
+    // Named by the design; they make a second body, which is not built yet.
+    for key in ["subject-prefix", "strip-attachments"] {
+        if section.take(key).is_some() {
+            inert.push(key.to_owned());
+        }
+    }
+    body
+}
+
+fn strings(value: &Value<'_>) -> Vec<Placed<String>> {
+    value.one_or_many().iter().filter_map(Value::string).collect()
+}
+
+/// Why, in the administrator's words.
+fn reason(value: &Value<'_>) -> Option<String> {
+    let text = value.string()?.value;
+    if text.is_empty() {
+        value.wrong("expected the reason in a few words, as `trace` will show it");
+        return None;
+    }
+    Some(text)
+}
+
+/// What a refusal is when only its text is given, and the class that it must keep.
+#[derive(Clone, Copy)]
+struct RefusalKind {
+    code: u16,
+    enhanced: Enhanced,
+}
+
+const REJECT: RefusalKind = RefusalKind { code: 550, enhanced: Enhanced(5, 7, 1) };
+const DEFER: RefusalKind = RefusalKind { code: 451, enhanced: Enhanced(4, 7, 1) };
+
+/// `"text"` or `{ code, enhanced, text }`.
+fn refusal(value: &Value<'_>, kind: RefusalKind) -> Option<Refusal> {
+    if !value.is_table() {
+        return refusal_text(value).map(|text| make_refusal(kind.code, kind.enhanced, &text));
+    }
+    let class = u64::from(kind.code / 100);
+    let mut section = value.section()?;
+    let code = section.take("code").map(|v| v.integer(class * 100..=class * 100 + 54));
+    let enhanced = section.take("enhanced").map(|v| v.parsed(|text| enhanced(text, kind.enhanced.0)));
+    let text = section.require("text").and_then(|v| refusal_text(&v));
+    section.finish();
+    // A value that is there and wrong has been reported; only an absent one gets the default.
+    let code = code.map_or(Some(u64::from(kind.code)), |code| code.map(|c| c.value))?;
+    let enhanced = enhanced.map_or(Some(kind.enhanced), |enhanced| enhanced.map(|e| e.value))?;
+    Some(make_refusal(u16::try_from(code).expect("codes end at 554"), enhanced, &text?))
+}
+
+fn make_refusal(code: u16, enhanced: Enhanced, text: &str) -> Refusal {
+    Refusal::new(Reply::with_text(code, enhanced, text))
+}
+
+fn refusal_text(value: &Value<'_>) -> Option<String> {
+    let text = value.string()?.value;
+    // RFC 5321 §2.4: replies are ASCII unless the client said SMTPUTF8, which we do not know here.
+    if text.is_empty() || text.len() > REFUSAL_OCTETS_MAX || !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        value.wrong(format!("expected 1 to {REFUSAL_OCTETS_MAX} printable ASCII characters"));
+        return None;
+    }
+    Some(text)
+}
+
+fn enhanced(text: &str, class: u8) -> Result<Enhanced, String> {
+    let expected = || format!("expected an enhanced code of class {class}, such as `{class}.7.1`");
+    let parts: Vec<&str> = text.split('.').collect();
+    let [first, subject, detail] = parts[..] else { return Err(expected()) };
+    // RFC 3463 §2: subject and detail have one to three digits.
+    let number = |t: &str| t.parse::<u16>().ok().filter(|n| *n <= 999 && !t.starts_with('+'));
+    match (number(first), number(subject), number(detail)) {
+        (Some(c), Some(subject), Some(detail)) if c == u16::from(class) => Ok(Enhanced(class, subject, detail)),
+        _ => Err(expected()),
+    }
+}
+
+fn when(mut section: Section<'_>) -> When {
+    let when = When {
+        recipient: any_of(section.take("recipient"), |v| v.parsed(Mailbox::parse)),
+        recipient_matches: any_of(section.take("recipient-matches"), |v| v.parsed(Pattern::parse)),
+        recipient_in: any_of(section.take("recipient-in"), Value::string),
+        recipient_domain: any_of(section.take("recipient-domain"), |v| v.parsed(Domain::parse)),
+        sender: any_of(section.take("sender"), |v| v.parsed(sender)),
+        sender_matches: any_of(section.take("sender-matches"), |v| v.parsed(Pattern::parse)),
+        sender_in: any_of(section.take("sender-in"), Value::string),
+        sender_domain: any_of(section.take("sender-domain"), |v| v.parsed(Domain::parse)),
+        client: any_of(section.take("client"), |v| v.parsed(Network::parse)),
+        helo: any_of(section.take("helo"), Value::string),
+        spf: any_of(section.take("spf"), |v| word(v, SPF_WORDS)),
+        dkim: any_of(section.take("dkim"), |v| word(v, DKIM_WORDS)),
+        dmarc: any_of(section.take("dmarc"), |v| word(v, DMARC_WORDS)),
+        arc: any_of(section.take("arc"), |v| word(v, ARC_WORDS)),
+    };
+    section.finish();
+    when
+}
+
+fn any_of<'d, T>(value: Option<Value<'d>>, read: impl Fn(&Value<'d>) -> Option<Placed<T>>) -> Option<Vec<Placed<T>>> {
+    let value = value?;
+    let values = value.one_or_many();
+    if values.is_empty() {
+        value.wrong("an empty array never holds; leave the key out or name a value");
+    }
+    Some(values.iter().filter_map(read).collect())
+}
+
+fn word(value: &Value<'_>, words: &[&'static str]) -> Option<Placed<&'static str>> {
+    let pairs: Vec<(&str, &'static str)> = words.iter().map(|word| (*word, *word)).collect();
+    value.choice(&pairs)
+}
+
+/// An address, or `<>` for the null sender.
+fn sender(text: &str) -> Result<ReversePath, String> {
+    match text {
+        "<>" => Ok(ReversePath::Null),
+        "" => Err("the null sender is written `<>`".to_owned()),
+        address => ReversePath::parse(address).map_err(|error| error.to_string()),
+    }
+}
+
+fn member(text: &str) -> Result<Member, String> {
+    match text.strip_prefix("*@") {
+        Some(domain) => Domain::parse(domain).map(Member::Domain).map_err(|error| error.to_string()),
+        None => sender(text).map(Member::Address),
+    }
+}
+
+fn test(mut section: Section<'_>) -> Option<TestEntry> {
+    let place = section.place();
+    let name = section.take("name").and_then(|v| v.string());
+    let given = section.require("given").and_then(|v| v.section());
+    let expected = section.require("expect").and_then(|v| v.section());
+    section.finish();
+    let expect = expected.map(expect);
+    let mut given = given?;
+    let recipient = given.require("recipient").and_then(|v| v.parsed(Mailbox::parse));
+    let from = given.take("sender").and_then(|v| v.parsed(sender)).map(|s| s.value);
+    let client = given.take("client").and_then(|v| v.parsed(str::parse::<IpAddr>)).map(|c| c.value);
+    let helo = given.take("helo").and_then(|v| v.string()).map(|h| h.value);
+    let mut result = |key, words| given.take(key).and_then(|v| word(&v, words)).map(|w| w.value);
+    let auth = AuthFacts {
+        spf: result("spf", SPF_WORDS),
+        dkim: result("dkim", DKIM_WORDS),
+        dmarc: result("dmarc", DMARC_WORDS),
+        arc: result("arc", ARC_WORDS),
+    };
+    given.finish();
+    let default_sender = || sender(TEST_SENDER).expect("the default sender is an address");
+    Some(TestEntry {
+        name: name.unwrap_or_else(|| Placed { value: place.to_string(), place: place.clone() }),
+        recipient: recipient?.value,
+        sender: from.unwrap_or_else(default_sender),
+        client,
+        helo,
+        auth,
+        expect: expect?,
+        place,
+    })
+}
+
+fn expect(mut section: Section<'_>) -> Expect {
+    let mut expect = Expect {
+        rules: section.take("rules").map(|v| strings(&v)),
+        legs: section.take("legs").map(|v| strings(&v)),
+        action: None,
+    };
+    for key in ["reject", "quarantine", "hold", "defer", "discard"] {
+        let Some(value) = section.take(key) else { continue };
+        if expect.action.is_some() {
+            value.wrong("a recipient has one fate; another action is expected already");
+        }
+        // `true`: whatever the text.
+        let text = if value.is_bool() { None } else { value.string().map(|t| t.value) };
+        if value.is_bool() && value.boolean().is_some_and(|b| !b.value) {
+            value.wrong("expected `true` or a part of the text; what is not expected is left out");
+        }
+        expect.action = Some(ExpectedAction { key, text });
+    }
+    section.finish();
+    expect
+}
+
+const ON_SPAM: &[(&str, OnSpam)] =
+    &[("deliver", OnSpam::Deliver), ("tag", OnSpam::Tag), ("quarantine", OnSpam::Quarantine), ("omit", OnSpam::Omit)];
+// RFC 8601 §2.7 and RFC 8617 §4.1.
+const SPF_WORDS: &[&str] = &["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
+const DKIM_WORDS: &[&str] = &["none", "pass", "fail", "policy", "neutral", "temperror", "permerror"];
+const DMARC_WORDS: &[&str] = &["none", "pass", "fail", "temperror", "permerror"];
+const ARC_WORDS: &[&str] = &["none", "pass", "fail"];
+/// A test that names no sender is about something else than the sender.
+const TEST_SENDER: &str = "sender@example.org";
+/// RFC 5321 §4.5.3.1.5 allows 512 octets a reply line; this leaves room for the codes, and none for a lecture.
+const REFUSAL_OCTETS_MAX: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(text: &str) -> Vec<String> {
+        let mut report = Report::default();
+        let _ = read(&Source::new("r.toml", text), &mut report);
+        report.diagnostics().iter().map(|d| d.message.clone()).collect()
+    }
+
+    #[test]
+    fn refusals_keep_their_class() {
+        for (text, ok) in [
+            ("reject = 'no'", true),
+            ("reject = { text = 'no' }", true),
+            ("reject = { code = 554, enhanced = '5.7.26', text = 'no' }", true),
+            ("reject = { code = 451, text = 'no' }", false),
+            ("reject = { code = 250, text = 'yes' }", false),
+            ("reject = { enhanced = '4.7.1', text = 'no' }", false),
+            ("reject = { enhanced = '5.7.1000', text = 'no' }", false),
+            ("reject = { code = 550 }", false),
+            ("reject = ''", false),
+            ("reject = \"a\\nb\"", false),
+            ("reject = 'é'", false),
+            ("defer = { code = 450, enhanced = '4.2.0', text = 'later' }", true),
+            ("defer = { code = 550, text = 'no' }", false),
+        ] {
+            assert_eq!(findings(&format!("[[rule]]\n{text}\n")).is_empty(), ok, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_text_at_its_limit_and_one_past_it() {
+        let rule = |n| format!("[[rule]]\nreject = '{}'\n", "x".repeat(n));
+        assert!(findings(&rule(REFUSAL_OCTETS_MAX)).is_empty());
+        assert_eq!(findings(&rule(REFUSAL_OCTETS_MAX + 1)).len(), 1);
+    }
+
+    #[test]
+    fn conditions_of_every_kind_are_read() {
+        let text = "[[rule]]\nto = 'x@y'\nwhen = { recipient = ['a@d', 'b@d'], recipient-matches = 'x.*', \
+            recipient-in = 'l', recipient-domain = 'd', sender = '<>', sender-matches = '<>', sender-in = ['l'], \
+            sender-domain = ['e'], client = ['10.0.0.0/8', '::1'], helo = 'h', spf = 'pass', dkim = ['fail', 'none'], \
+            dmarc = 'none', arc = 'pass' }\n";
+        assert_eq!(findings(text), Vec::<String>::new());
+    }
+
+    #[test]
+    fn wrong_conditions_are_all_told() {
+        let text = "[[rule]]\nwhen = { recipient = 'a', sender = '', client = '10.0.0.1/8', dmarc = 'passed', \
+            recipient-matches = '(', sender-domain = 7, helo = [], recipent = 'a@d' }\n";
+        assert_eq!(findings(text).len(), 8);
+    }
+
+    #[test]
+    fn list_members_are_addresses_domains_and_the_null_sender() {
+        assert_eq!(member("*@Example.COM"), Ok(Member::Domain(Domain::parse("example.com").unwrap())));
+        assert_eq!(member("<>"), Ok(Member::Address(ReversePath::Null)));
+        assert!(member("*").is_err());
+        assert!(member("*@").is_err());
+    }
+}

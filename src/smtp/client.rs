@@ -1,0 +1,499 @@
+//! The client's side of a session after EHLO: replies are read, one transaction at a time is led.
+//!
+//! [`Transaction`] is a machine that is handed each reply and says
+//! what comes next: wait, send the body, or done. With PIPELINING the whole envelope and DATA leave in one write,
+//! and the machine then reads one reply for each command, whatever the first ones said.
+//!
+//! A reply to no command means that the two sides no longer talk about the same thing: the session is not used again.
+//!
+//! Left out: banner, EHLO, STARTTLS and AUTH (`relay::dial`), BDAT, several recipients in a transaction.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use crate::address::{Mailbox, ReversePath};
+use crate::envelope::BodyType;
+use crate::reply::Reply;
+
+/// What the server announced in its answer to EHLO, as far as we make use of it. After HELO: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    pub pipelining: bool,
+    pub eight_bit_mime: bool,
+    pub smtputf8: bool,
+    /// SIZE was announced.
+    pub size: bool,
+    /// The largest message that it takes, in octets; `None` where it names no limit.
+    pub size_max: Option<u64>,
+}
+
+/// Where in a session something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Connect,
+    Banner,
+    Ehlo,
+    /// RSET before a further transaction, too: it belongs to the transaction that it opens.
+    Mail,
+    Rcpt,
+    Data,
+    /// While the message is sent.
+    Body,
+    /// After the final dot.
+    Dot,
+}
+
+impl Stage {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Connect => "connect",
+            Stage::Banner => "banner",
+            Stage::Ehlo => "ehlo",
+            Stage::Mail => "mail",
+            Stage::Rcpt => "rcpt",
+            Stage::Data => "data",
+            Stage::Body => "body",
+            Stage::Dot => "dot",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a try to hand a leg over ended, in the remote's words or in ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Verdict {
+    pub stage: Stage,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The reply that decided. Positive only at [`Stage::Dot`].
+    Reply(Reply),
+    /// The connection broke: our error.
+    Lost(String),
+    /// What came is no reply, or not one to what was asked.
+    Garbled(&'static str),
+    /// No answer within the stage's time.
+    Timeout,
+    /// No connection came about: our error.
+    Connect(String),
+    Tls(String),
+    /// The message needs SMTPUTF8, which the server does not announce (RFC 6531 §3.4). Nothing was sent.
+    Smtputf8Missing,
+    /// The message is larger than the server's announced limit, in octets (RFC 1870 §6). Nothing was sent.
+    TooLarge {
+        limit: u64,
+    },
+}
+
+/// One message for one recipient, as MAIL and RCPT will say it.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    pub sender: &'a ReversePath,
+    pub recipient: &'a Mailbox,
+    pub body: BodyType,
+    /// Header fields that are UTF-8. Addresses speak for themselves.
+    pub utf8_header: bool,
+    /// Octets of the message before dot-stuffing.
+    pub size: u64,
+}
+
+/// What outlives a transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Session {
+    pub capabilities: Capabilities,
+    /// The last transaction was left open by a refusal after MAIL.
+    needs_reset: bool,
+}
+
+impl Session {
+    #[must_use]
+    pub fn new(capabilities: Capabilities) -> Session {
+        Session { capabilities, needs_reset: false }
+    }
+}
+
+/// A transaction under way.
+#[derive(Debug)]
+pub struct Transaction {
+    /// Whose reply is awaited.
+    awaited: Command,
+    pipelined: bool,
+    /// Without PIPELINING: the commands that wait for their turn. Else empty.
+    held: VecDeque<Vec<u8>>,
+    /// MAIL was accepted, so that the server holds a transaction.
+    open: bool,
+    recipient_taken: bool,
+    /// The reply that refused; what still comes is read and not believed.
+    refused: Option<Verdict>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Rset,
+    Mail,
+    Rcpt,
+    Data,
+    /// A dot without a message, because DATA was accepted and RCPT was not.
+    LoneDot,
+    Dot,
+}
+
+impl Command {
+    fn stage(self) -> Stage {
+        match self {
+            Command::Rset | Command::Mail => Stage::Mail,
+            Command::Rcpt => Stage::Rcpt,
+            Command::Data => Stage::Data,
+            Command::LoneDot | Command::Dot => Stage::Dot,
+        }
+    }
+}
+
+/// What the machine asks for next. What it wrote to `out` is sent first.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Step {
+    /// Read a reply; this stage's time runs.
+    Wait(Stage),
+    /// Send the message and its final dot, then read a reply.
+    SendBody,
+    /// Over. The session may be used again, unless `Close`.
+    Done(Verdict, Reuse),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    Keep,
+    Close,
+}
+
+impl Transaction {
+    /// Begins a transaction and appends its first command or commands to `out`.
+    ///
+    /// An error means that this server cannot take the message; nothing was written, the session is unharmed.
+    pub fn begin(session: &Session, order: &Order<'_>, out: &mut Vec<u8>) -> Result<Transaction, Verdict> {
+        let capabilities = &session.capabilities;
+        // RFC 6531 §3.4: without SMTPUTF8 no such message may be sent. A U-label domain alone is no obstacle:
+        // its A-label form is the same domain.
+        let utf8_local = |mailbox: &Mailbox| !mailbox.local().is_ascii();
+        let utf8 = order.utf8_header || utf8_local(order.recipient) || order.sender.mailbox().is_some_and(utf8_local);
+        if utf8 && !capabilities.smtputf8 {
+            return Err(Verdict { stage: Stage::Mail, answer: Answer::Smtputf8Missing });
+        }
+        if let Some(limit) = capabilities.size_max.filter(|&limit| order.size > limit) {
+            return Err(Verdict { stage: Stage::Mail, answer: Answer::TooLarge { limit } });
+        }
+
+        let needs_smtputf8 = utf8 || !(order.recipient.is_ascii() && order.sender.as_str().is_ascii());
+        let mut transaction = Transaction {
+            awaited: if session.needs_reset { Command::Rset } else { Command::Mail },
+            pipelined: capabilities.pipelining,
+            held: VecDeque::new(),
+            open: false,
+            recipient_taken: false,
+            refused: None,
+        };
+        if session.needs_reset {
+            out.extend_from_slice(b"RSET\r\n");
+        }
+        let mail_now = transaction.pipelined || !session.needs_reset;
+        transaction.write_or_hold(mail_now, out, |out| {
+            write_mail(capabilities, order, needs_smtputf8 && capabilities.smtputf8, out)
+        });
+        let pipelined = transaction.pipelined;
+        transaction.write_or_hold(pipelined, out, |out| {
+            out.extend_from_slice(b"RCPT TO:<");
+            write_path(order.recipient, capabilities.smtputf8, out);
+            out.extend_from_slice(b">\r\n");
+        });
+        // RFC 2920 §3.1: DATA may be the last command of a group.
+        transaction.write_or_hold(pipelined, out, |out| out.extend_from_slice(b"DATA\r\n"));
+        Ok(transaction)
+    }
+
+    fn write_or_hold(&mut self, now: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        if now {
+            write(out);
+        } else {
+            let mut line = Vec::new();
+            write(&mut line);
+            self.held.push_back(line);
+        }
+    }
+
+    /// The stage whose reply is awaited.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.awaited.stage()
+    }
+
+    /// Takes the reply to the oldest command without one; appends what is to be sent to `out`.
+    pub fn reply(&mut self, session: &mut Session, reply: Reply, out: &mut Vec<u8>) -> Step {
+        // RFC 5321 §3.8: 421 may answer any command, and the server closes behind it.
+        if reply.code == 421 {
+            let verdict = self.refused.take().unwrap_or(Verdict { stage: self.stage(), answer: Answer::Reply(reply) });
+            return Step::Done(verdict, Reuse::Close);
+        }
+        let positive = (200..300).contains(&reply.code);
+        match self.awaited {
+            Command::Rset if positive => {
+                session.needs_reset = false;
+                self.await_reply(Command::Mail, out)
+            }
+            Command::Rset => self.garbled("RSET was refused"),
+            Command::Mail => {
+                self.open = positive;
+                self.envelope_reply(session, reply, Command::Rcpt, out)
+            }
+            Command::Rcpt => {
+                self.recipient_taken = positive;
+                self.envelope_reply(session, reply, Command::Data, out)
+            }
+            Command::Data => self.data_reply(session, reply, out),
+            Command::LoneDot => {
+                session.needs_reset = false;
+                self.over(session, Reuse::Keep)
+            }
+            Command::Dot if (300..400).contains(&reply.code) => self.garbled("a 3xx answers the final dot"),
+            Command::Dot => {
+                session.needs_reset = false;
+                Step::Done(Verdict { stage: Stage::Dot, answer: Answer::Reply(reply) }, Reuse::Keep)
+            }
+        }
+    }
+
+    /// A reply to MAIL or RCPT. `next` is the command behind it.
+    fn envelope_reply(&mut self, session: &mut Session, reply: Reply, next: Command, out: &mut Vec<u8>) -> Step {
+        if (300..400).contains(&reply.code) {
+            return self.garbled("a 3xx answers MAIL or RCPT");
+        }
+        if !reply.is_positive() && self.refused.is_none() {
+            self.refused = Some(Verdict { stage: self.stage(), answer: Answer::Reply(reply) });
+        }
+        if self.refused.is_some() && !self.pipelined {
+            return self.over(session, Reuse::Keep);
+        }
+        self.await_reply(next, out)
+    }
+
+    fn data_reply(&mut self, session: &mut Session, reply: Reply, out: &mut Vec<u8>) -> Step {
+        match (reply.code, &self.refused) {
+            (354, None) => {
+                self.awaited = Command::Dot;
+                Step::SendBody
+            }
+            // RFC 2920 §3.1: the server waits for a message that has no recipient; an empty one ends it.
+            (354, Some(_)) if !self.recipient_taken => {
+                out.extend_from_slice(b".\r\n");
+                self.await_reply(Command::LoneDot, out)
+            }
+            // It refused MAIL and took the rest: an empty message might be delivered. Closing sends none.
+            (354, Some(_)) => self.over(session, Reuse::Close),
+            (200..400, None) => self.garbled("DATA was answered by neither 354 nor a refusal"),
+            (_, None) => {
+                self.refused = Some(Verdict { stage: Stage::Data, answer: Answer::Reply(reply) });
+                self.over(session, Reuse::Keep)
+            }
+            (_, Some(_)) => self.over(session, Reuse::Keep),
+        }
+    }
+
+    fn await_reply(&mut self, command: Command, out: &mut Vec<u8>) -> Step {
+        self.awaited = command;
+        if let Some(line) = self.held.pop_front() {
+            out.extend_from_slice(&line);
+        }
+        Step::Wait(self.stage())
+    }
+
+    fn over(&mut self, session: &mut Session, reuse: Reuse) -> Step {
+        if self.awaited != Command::LoneDot {
+            session.needs_reset |= self.open;
+        }
+        let verdict = self.refused.take().expect("over() is reached by a refusal only");
+        Step::Done(verdict, reuse)
+    }
+
+    fn garbled(&mut self, what: &'static str) -> Step {
+        let garbled = Verdict { stage: self.stage(), answer: Answer::Garbled(what) };
+        // A refusal that was understood counts for more than the noise behind it.
+        Step::Done(self.refused.take().unwrap_or(garbled), Reuse::Close)
+    }
+}
+
+fn write_mail(capabilities: &Capabilities, order: &Order<'_>, smtputf8: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"MAIL FROM:<");
+    if let Some(sender) = order.sender.mailbox() {
+        write_path(sender, capabilities.smtputf8, out);
+    }
+    out.push(b'>');
+    if capabilities.size {
+        out.extend_from_slice(b" SIZE=");
+        out.extend_from_slice(order.size.to_string().as_bytes());
+    }
+    // A next hop without 8BITMIME gets the message as it is: re-encoding it would break its signatures.
+    if capabilities.eight_bit_mime && order.body == BodyType::EightBitMime {
+        out.extend_from_slice(b" BODY=8BITMIME");
+    }
+    if smtputf8 {
+        out.extend_from_slice(b" SMTPUTF8");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A parsed mailbox holds nothing that could end the path or the line.
+fn write_path(mailbox: &Mailbox, utf8: bool, out: &mut Vec<u8>) {
+    if utf8 || mailbox.is_ascii() {
+        out.extend_from_slice(mailbox.as_str().as_bytes());
+        return;
+    }
+    out.extend_from_slice(mailbox.local().as_bytes());
+    out.push(b'@');
+    out.extend_from_slice(mailbox.domain().as_str().as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::reply_reader::tests::read_all;
+
+    const ALL: Capabilities =
+        Capabilities { pipelining: true, eight_bit_mime: true, smtputf8: true, size: true, size_max: None };
+
+    struct Envelope {
+        sender: ReversePath,
+        recipient: Mailbox,
+    }
+
+    fn envelope(sender: &str, recipient: &str) -> Envelope {
+        Envelope { sender: ReversePath::parse(sender).unwrap(), recipient: Mailbox::parse(recipient).unwrap() }
+    }
+
+    impl Envelope {
+        fn order(&self) -> Order<'_> {
+            Order {
+                sender: &self.sender,
+                recipient: &self.recipient,
+                body: BodyType::SevenBit,
+                utf8_header: false,
+                size: 1000,
+            }
+        }
+    }
+
+    /// Plays a server's replies against one transaction; gives what was sent in order, and how it ended.
+    fn play(session: &mut Session, order: &Order<'_>, replies: &str) -> (String, Verdict, Reuse) {
+        let mut out = Vec::new();
+        let mut transaction = Transaction::begin(session, order, &mut out).unwrap();
+        for reply in read_all(replies.as_bytes()).unwrap() {
+            out.push(b'|');
+            match transaction.reply(session, reply, &mut out) {
+                Step::Wait(_) => {}
+                Step::SendBody => out.extend_from_slice(b"BODY"),
+                Step::Done(verdict, reuse) => {
+                    return (String::from_utf8(out).unwrap().replace("\r\n", "/"), verdict, reuse);
+                }
+            }
+        }
+        panic!("not over after {replies:?}");
+    }
+
+    #[test]
+    fn transactions() {
+        let mail = "MAIL FROM:<a@b> SIZE=1000/RCPT TO:<c@d>/DATA/";
+        let cases: [(&str, &str, &str, u16, Reuse, bool); 11] = [
+            // replies, stage, sent behind the first write, code, reuse, needs a reset
+            ("250 a\r\n250 b\r\n354 c\r\n250 d\r\n", "dot", "|||BODY|", 250, Reuse::Keep, false),
+            ("250 a\r\n250 b\r\n354 c\r\n550 d\r\n", "dot", "|||BODY|", 550, Reuse::Keep, false),
+            ("550 a\r\n503 b\r\n503 c\r\n", "mail", "|||", 550, Reuse::Keep, false),
+            ("250 a\r\n550 b\r\n503 c\r\n", "rcpt", "|||", 550, Reuse::Keep, true),
+            ("250 a\r\n450 b\r\n354 c\r\n554 d\r\n", "rcpt", "|||./|", 450, Reuse::Keep, false),
+            ("550 a\r\n250 b\r\n354 c\r\n", "mail", "|||", 550, Reuse::Close, false),
+            ("250 a\r\n250 b\r\n451 c\r\n", "data", "|||", 451, Reuse::Keep, true),
+            ("421 a\r\n", "mail", "|", 421, Reuse::Close, false),
+            ("250 a\r\n550 b\r\n421 c\r\n", "rcpt", "|||", 550, Reuse::Close, false),
+            ("250 a\r\n250 b\r\n354 c\r\n421 d\r\n", "dot", "|||BODY|", 421, Reuse::Close, false),
+            ("250 a\r\n550 b\r\n354 c\r\n421 d\r\n", "rcpt", "|||./|", 550, Reuse::Close, false),
+        ];
+        let letter = envelope("a@b", "c@d");
+        for (replies, stage, then, code, reuse, reset) in cases {
+            let mut session = Session::new(ALL);
+            let (sent, verdict, reused) = play(&mut session, &letter.order(), replies);
+            assert_eq!(sent, format!("{mail}{then}"), "{replies:?}");
+            assert_eq!((verdict.stage.as_str(), reused), (stage, reuse), "{replies:?}");
+            assert!(matches!(&verdict.answer, Answer::Reply(reply) if reply.code == code), "{replies:?}: {verdict:?}");
+            assert_eq!(session.needs_reset, reset, "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_ends_the_session() {
+        let letter = envelope("a@b", "c@d");
+        for replies in
+            ["354 a\r\n", "250 a\r\n354 b\r\n", "250 a\r\n250 b\r\n250 c\r\n", "250 a\r\n250 b\r\n354 c\r\n354 d\r\n"]
+        {
+            let (_, verdict, reuse) = play(&mut Session::new(ALL), &letter.order(), replies);
+            assert!(matches!(verdict.answer, Answer::Garbled(_)), "{replies:?}");
+            assert_eq!(reuse, Reuse::Close);
+        }
+    }
+
+    #[test]
+    fn without_pipelining_each_command_waits_for_its_reply() {
+        let letter = envelope("", "c@d");
+        let mut session = Session::new(Capabilities::default());
+        let (sent, ..) = play(&mut session, &letter.order(), "250 a\r\n550 b\r\n");
+        assert_eq!(sent, "MAIL FROM:<>/|RCPT TO:<c@d>/|");
+        let (sent, ..) = play(&mut session, &letter.order(), "250 r\r\n250 a\r\n250 b\r\n354 c\r\n250 d\r\n");
+        assert_eq!(sent, "RSET/|MAIL FROM:<>/|RCPT TO:<c@d>/|DATA/|BODY|");
+    }
+
+    #[test]
+    fn an_open_transaction_is_reset_in_the_same_write() {
+        let letter = envelope("a@b", "c@d");
+        let mut session = Session { capabilities: ALL, needs_reset: true };
+        let (sent, verdict, _) = play(&mut session, &letter.order(), "250 r\r\n250 a\r\n250 b\r\n354 c\r\n250 d\r\n");
+        assert_eq!(sent, "RSET/MAIL FROM:<a@b> SIZE=1000/RCPT TO:<c@d>/DATA/||||BODY|");
+        assert_eq!(verdict.stage, Stage::Dot);
+        assert!(!session.needs_reset);
+    }
+
+    #[test]
+    fn parameters_are_given_where_announced_and_needed() {
+        let mail = |capabilities, sender, recipient, body, utf8_header| {
+            let letter = envelope(sender, recipient);
+            let mut out = Vec::new();
+            let order = Order { body, utf8_header, ..letter.order() };
+            Transaction::begin(&Session::new(capabilities), &order, &mut out)
+                .map(|_| String::from_utf8(out).unwrap().replace("\r\n", "/").replace("DATA/", ""))
+                .map_err(|verdict| verdict.answer)
+        };
+        let (seven, eight) = (BodyType::SevenBit, BodyType::EightBitMime);
+        let plain = Capabilities { pipelining: true, ..Capabilities::default() };
+        let ok = |text: &str| Ok(text.to_owned());
+        assert_eq!(mail(ALL, "a@b", "c@d", eight, false), ok("MAIL FROM:<a@b> SIZE=1000 BODY=8BITMIME/RCPT TO:<c@d>/"));
+        assert_eq!(mail(plain, "a@b", "c@d", eight, false), ok("MAIL FROM:<a@b>/RCPT TO:<c@d>/"));
+        assert_eq!(mail(ALL, "é@b", "c@d", seven, false), ok("MAIL FROM:<é@b> SIZE=1000 SMTPUTF8/RCPT TO:<c@d>/"));
+        assert_eq!(mail(ALL, "a@b", "c@d", seven, true), ok("MAIL FROM:<a@b> SIZE=1000 SMTPUTF8/RCPT TO:<c@d>/"));
+        assert_eq!(mail(plain, "é@b", "c@d", seven, false), Err(Answer::Smtputf8Missing));
+        assert_eq!(mail(plain, "a@b", "é@d", seven, false), Err(Answer::Smtputf8Missing));
+        assert_eq!(mail(plain, "a@b", "c@d", seven, true), Err(Answer::Smtputf8Missing));
+        assert_eq!(
+            mail(plain, "a@b", "c@exämple.fr", seven, false),
+            ok("MAIL FROM:<a@b>/RCPT TO:<c@xn--exmple-cua.fr>/")
+        );
+        let at = Capabilities { size_max: Some(1000), ..ALL };
+        assert!(mail(at, "a@b", "c@d", seven, false).is_ok());
+        let below = Capabilities { size_max: Some(999), ..ALL };
+        assert_eq!(mail(below, "a@b", "c@d", seven, false), Err(Answer::TooLarge { limit: 999 }));
+    }
+}

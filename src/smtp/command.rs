@@ -1,0 +1,405 @@
+//! One command line in, one [`Command`] out, or the reply that says what is wrong with it.
+//!
+//! Strict where two servers might read a line differently: a path stands in angle brackets, its end is the first
+//! `>` outside quotes, what follows is parameters that we announced or nothing. Lenient where there is one reading
+//! only: letter case of keywords, spaces behind `FROM:` and `TO:`, between parameters and at the end of a line.
+//! Addresses are kept letter by letter. Source routes (RFC 5321 §4.1.1.3) are refused rather than ignored: what
+//! the client meant and where we would send it could differ.
+//!
+//! This file knows the grammar, not the session: whether a command may come now is asked elsewhere.
+
+use crate::address::{Mailbox, ReversePath};
+use crate::envelope::BodyType;
+use crate::reply;
+use crate::reply::Reply;
+
+/// A command that we understand.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Ehlo {
+        name: String,
+    },
+    Helo {
+        name: String,
+    },
+    Mail {
+        sender: ReversePath,
+        parameters: MailParameters,
+    },
+    Rcpt {
+        recipient: Recipient,
+    },
+    Data,
+    Rset,
+    Noop,
+    Vrfy,
+    Help,
+    Quit,
+    /// RFC 3030, not offered. Its payload follows at once, and we must not read that as commands.
+    Bdat,
+}
+
+/// The argument of RCPT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    Mailbox(Mailbox),
+    /// `<postmaster>` without a domain, which every server takes (RFC 5321 §4.5.1).
+    Postmaster,
+}
+
+/// What may follow MAIL's path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MailParameters {
+    /// RFC 1870, in octets; a number too large for us is the largest that we know.
+    pub size: Option<u64>,
+    /// RFC 6152.
+    pub body: Option<BodyType>,
+    /// RFC 6531.
+    pub smtputf8: bool,
+}
+
+/// Understands `line`, which has no CRLF.
+///
+/// # Errors
+/// The 5xx to answer with.
+pub fn parse(line: &[u8]) -> Result<Command, Reply> {
+    let line = trim_end(line);
+    let verb_end = line.iter().position(|&b| b == b' ').unwrap_or(line.len());
+    let (verb, rest) = line.split_at(verb_end);
+    let rest = trim_start(rest);
+    match verb.to_ascii_uppercase().as_slice() {
+        b"EHLO" => Ok(Command::Ehlo { name: parse_name(rest)? }),
+        b"HELO" => Ok(Command::Helo { name: parse_name(rest)? }),
+        b"MAIL" => parse_mail(rest),
+        b"RCPT" => parse_rcpt(rest),
+        b"DATA" => bare(rest, Command::Data),
+        b"RSET" => bare(rest, Command::Rset),
+        b"QUIT" => bare(rest, Command::Quit),
+        // RFC 5321 §4.1.1.9: NOOP may have an argument, which means nothing.
+        b"NOOP" => Ok(Command::Noop),
+        b"HELP" => Ok(Command::Help),
+        b"VRFY" if rest.is_empty() => Err(reply::BAD_SYNTAX),
+        b"VRFY" => Ok(Command::Vrfy),
+        b"BDAT" => Ok(Command::Bdat),
+        verb if NOT_OFFERED.contains(&verb) => Err(reply::NOT_IMPLEMENTED),
+        _ => Err(reply::UNKNOWN_COMMAND),
+    }
+}
+
+/// Only the space separates (RFC 5321 §4.1.2, SP): what a tab does to another parser is not ours to guess.
+fn trim_start(text: &[u8]) -> &[u8] {
+    &text[text.iter().take_while(|&&b| b == b' ').count()..]
+}
+
+fn trim_end(text: &[u8]) -> &[u8] {
+    &text[..text.len() - text.iter().rev().take_while(|&&b| b == b' ').count()]
+}
+
+fn bare(rest: &[u8], command: Command) -> Result<Command, Reply> {
+    if rest.is_empty() { Ok(command) } else { Err(reply::BAD_SYNTAX) }
+}
+
+/// The argument of EHLO and HELO. RFC 5321 §4.1.4 forbids to refuse mail over a name that is not the client's, and
+/// real clients send underscores, single labels and bare addresses, so any printable ASCII is taken as long as it
+/// can be echoed in a Received field without being quoted.
+fn parse_name(text: &[u8]) -> Result<String, Reply> {
+    let plain = |&b: &u8| b.is_ascii_graphic() && !b"<>()@;,\"\\".contains(&b);
+    if text.is_empty() || text.len() > NAME_OCTETS_MAX || !text.iter().all(plain) {
+        return Err(reply::BAD_HELO);
+    }
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+fn parse_mail(rest: &[u8]) -> Result<Command, Reply> {
+    let (path, parameters) = split_path(rest, b"FROM:").ok_or(reply::BAD_SENDER)?;
+    let sender = ReversePath::parse(path).map_err(|_| reply::BAD_SENDER)?;
+    let parameters = parse_mail_parameters(parameters)?;
+    if !parameters.smtputf8 && !path.is_ascii() {
+        return Err(reply::UTF8_NOT_ANNOUNCED);
+    }
+    Ok(Command::Mail { sender, parameters })
+}
+
+fn parse_rcpt(rest: &[u8]) -> Result<Command, Reply> {
+    let (path, parameters) = split_path(rest, b"TO:").ok_or(reply::BAD_RECIPIENT)?;
+    let recipient = if path.eq_ignore_ascii_case("postmaster") {
+        Recipient::Postmaster
+    } else {
+        Recipient::Mailbox(Mailbox::parse(path).map_err(|_| reply::BAD_RECIPIENT)?)
+    };
+    // No extension that we announce gives RCPT a parameter: NOTIFY and ORCPT belong to DSN (RFC 3461).
+    if trim_start(parameters).is_empty() { Ok(Command::Rcpt { recipient }) } else { Err(reply::UNKNOWN_PARAMETER) }
+}
+
+/// Splits `FROM:<path> parameters` into what stands between the brackets and what follows them.
+fn split_path<'a>(rest: &'a [u8], keyword: &[u8]) -> Option<(&'a str, &'a [u8])> {
+    let (head, tail) = rest.split_at_checked(keyword.len())?;
+    if !head.eq_ignore_ascii_case(keyword) {
+        return None;
+    }
+    let path = trim_start(tail).strip_prefix(b"<")?;
+    let end = end_of_path(path)?;
+    let parameters = &path[end + 1..];
+    // Nothing, or a space and parameters: `<a@b>SIZE=1` has two readings.
+    if !matches!(parameters.first(), None | Some(b' ')) {
+        return None;
+    }
+    Some((std::str::from_utf8(&path[..end]).ok()?, parameters))
+}
+
+/// The position of the `>` that ends the path: in a quoted string it means nothing (RFC 5321 §4.1.2).
+fn end_of_path(path: &[u8]) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, &byte) in path.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'>' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn parse_mail_parameters(text: &[u8]) -> Result<MailParameters, Reply> {
+    let mut parameters = MailParameters::default();
+    for word in text.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
+        let (keyword, value) = match word.iter().position(|&b| b == b'=') {
+            Some(at) => (&word[..at], Some(&word[at + 1..])),
+            None => (word, None),
+        };
+        match keyword.to_ascii_uppercase().as_slice() {
+            b"SIZE" if parameters.size.is_none() => parameters.size = Some(parse_size(value)?),
+            b"BODY" if parameters.body.is_none() => parameters.body = Some(parse_body(value)?),
+            b"SMTPUTF8" if !parameters.smtputf8 && value.is_none() => parameters.smtputf8 = true,
+            b"SMTPUTF8" if !parameters.smtputf8 => return Err(reply::BAD_SYNTAX),
+            _ => return Err(reply::UNKNOWN_PARAMETER),
+        }
+    }
+    Ok(parameters)
+}
+
+/// RFC 1870 §3 allows 20 digits, more than fit: a number beyond ours is too large for every limit anyway.
+fn parse_size(value: Option<&[u8]>) -> Result<u64, Reply> {
+    let digits = value.filter(|v| !v.is_empty() && v.iter().all(u8::is_ascii_digit)).ok_or(reply::BAD_SYNTAX)?;
+    let add = |size: u64, digit: &u8| size.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    Ok(digits.iter().fold(0, add))
+}
+
+fn parse_body(value: Option<&[u8]>) -> Result<BodyType, Reply> {
+    match value.unwrap_or_default().to_ascii_uppercase().as_slice() {
+        b"7BIT" => Ok(BodyType::SevenBit),
+        b"8BITMIME" => Ok(BodyType::EightBitMime),
+        _ => Err(reply::BAD_SYNTAX),
+    }
+}
+
+/// RFC 5321 §4.5.3.1.2, the length of a domain.
+const NAME_OCTETS_MAX: usize = 255;
+
+/// Verbs that exist elsewhere and not here: 502 rather than 500 (RFC 5321 §4.2.4).
+const NOT_OFFERED: &[&[u8]] = &[
+    b"ATRN",
+    b"AUTH",
+    b"BURL",
+    b"ETRN",
+    b"EXPN",
+    b"LHLO",
+    b"SAML",
+    b"SEND",
+    b"SOML",
+    b"STARTTLS",
+    b"TURN",
+    b"XCLIENT",
+    b"XFORWARD",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mail(line: &str) -> (String, MailParameters) {
+        match parse(line.as_bytes()) {
+            Ok(Command::Mail { sender, parameters }) => (sender.as_str().to_owned(), parameters),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn refused(line: &[u8], code: u16) {
+        match parse(line) {
+            Err(reply) => assert_eq!(reply.code, code, "{}: {reply}", line.escape_ascii()),
+            Ok(command) => panic!("{}: {command:?}", line.escape_ascii()),
+        }
+    }
+
+    #[test]
+    fn verbs_in_any_case_with_trailing_spaces() {
+        for (line, want) in [
+            ("DATA", Command::Data),
+            ("data  ", Command::Data),
+            ("rSeT", Command::Rset),
+            ("QUIT ", Command::Quit),
+            ("NOOP <whatever>", Command::Noop),
+            ("HELP DATA", Command::Help),
+            ("VRFY postmaster", Command::Vrfy),
+            ("BDAT 10 LAST", Command::Bdat),
+            ("ehlo a", Command::Ehlo { name: "a".into() }),
+            ("HELO  [192.0.2.1] ", Command::Helo { name: "[192.0.2.1]".into() }),
+        ] {
+            assert_eq!(parse(line.as_bytes()), Ok(want), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused_by_kind() {
+        for (line, code) in [
+            (&b""[..], 500),
+            (b" NOOP", 500),
+            (b"NOOPS", 500),
+            (b"MAIL\tFROM:<a@b>", 500),
+            (b"\xff\xfe", 500),
+            (b"NOOP\t", 500),
+            (b"DATA now", 501),
+            (b"QUIT x", 501),
+            (b"RSET x", 501),
+            (b"VRFY", 501),
+            (b"EHLO", 501),
+            (b"AUTH PLAIN AGEAYg==", 502),
+            (b"starttls", 502),
+            (b"EXPN list", 502),
+            (b"ETRN #,'x", 502),
+            (b"XCLIENT ADDR=1.2.3.4", 502),
+            (b"LHLO a", 502),
+        ] {
+            refused(line, code);
+        }
+    }
+
+    #[test]
+    fn a_hello_name_can_be_echoed_in_a_header_field() {
+        for name in ["a", "my_host", "192.0.2.1", "[IPv6:::1]", "x.y-z.example", "*", &"n".repeat(255)] {
+            assert_eq!(parse(format!("EHLO {name}").as_bytes()), Ok(Command::Ehlo { name: name.into() }));
+        }
+        for name in ["a b", "a(b)", "<a>", "a;b", "a\"b", "a\\b", "a@b", "a,b", "h\u{f4}te", &"n".repeat(256)] {
+            refused(format!("EHLO {name}").as_bytes(), 501);
+        }
+        refused(b"EHLO a\x1b[31m", 501);
+        refused(b"EHLO a\tb", 501);
+    }
+
+    #[test]
+    fn paths_are_kept_letter_by_letter() {
+        for (line, want) in [
+            ("MAIL FROM:<>", ""),
+            ("MAIL FROM:<A.b@Example.ORG>", "A.b@Example.ORG"),
+            ("mail from: <a@b>  ", "a@b"),
+            ("MAIL  FROM:<a@b>", "a@b"),
+            ("MAIL FROM:<\"a>b\"@d>", "\"a>b\"@d"),
+            ("MAIL FROM:<\"foo@psres.net> ORCPT=x\"@d>", "\"foo@psres.net> ORCPT=x\"@d"),
+            ("MAIL FROM:<\"a\\\"> \"@d>", "\"a\\\"> \"@d"),
+            ("MAIL FROM:<${run{/bin/id}}@d>", "${run{/bin/id}}@d"),
+            ("MAIL FROM:<u@[IPv6:2001:db8::1]>", "u@[IPv6:2001:db8::1]"),
+        ] {
+            assert_eq!(mail(line), (want.to_owned(), MailParameters::default()), "{line}");
+        }
+    }
+
+    #[test]
+    fn paths_with_two_readings_are_refused() {
+        for path in [
+            "",
+            "a@b",
+            "<a@b",
+            "a@b>",
+            "<<a@b>>",
+            "<a@b>x",
+            "<a@b>SIZE=1",
+            "<a@b><c@d>",
+            "<@a,@b:u@d>",
+            "<@a:u@d>",
+            "<\"a@b>",
+            "<a b@d>",
+            "<a@evil x>",
+            "<\"a@evil x\">",
+            "<u@good.com(x)evil.com>",
+            "<u@d.>",
+            "<u>",
+            "<;id;@d>",
+            "<a\t@d>",
+            "\t<a@d>",
+            "<a@d>\t",
+            "< a@d>",
+            "Name <a@d>",
+        ] {
+            refused(format!("MAIL FROM:{path}").as_bytes(), 501);
+            refused(format!("RCPT TO:{path}").as_bytes(), 501);
+        }
+        refused(b"MAIL FROM :<a@b>", 501);
+        refused(b"MAIL <a@b>", 501);
+        refused(b"RCPT FROM:<a@b>", 501);
+        refused(b"MAIL FROM:<a\xff@b> SMTPUTF8", 501);
+        refused(b"RCPT TO:<>", 501);
+        refused(b"RCPT TO:<\"postmaster\">", 501);
+    }
+
+    #[test]
+    fn the_bare_postmaster_is_a_recipient_of_its_own() {
+        for line in ["RCPT TO:<postmaster>", "rcpt to: <PostMaster>"] {
+            assert_eq!(parse(line.as_bytes()), Ok(Command::Rcpt { recipient: Recipient::Postmaster }));
+        }
+    }
+
+    #[test]
+    fn parameters_that_we_announce() {
+        let (_, parameters) = mail("MAIL FROM:<a@b>  size=123  BODY=8bitmime SMTPUTF8 ");
+        let want = MailParameters { size: Some(123), body: Some(BodyType::EightBitMime), smtputf8: true };
+        assert_eq!(parameters, want);
+        assert_eq!(mail("MAIL FROM:<> BODY=7BIT").1.body, Some(BodyType::SevenBit));
+        for (size, want) in [
+            ("0", 0),
+            ("00018", 18),
+            ("18446744073709551615", u64::MAX),
+            ("18446744073709551616", u64::MAX),
+            ("1000000000000000000000000000000", u64::MAX),
+        ] {
+            assert_eq!(mail(&format!("MAIL FROM:<> SIZE={size}")).1.size, Some(want));
+        }
+    }
+
+    #[test]
+    fn parameters_that_we_do_not() {
+        for (parameters, code) in [
+            ("SIZE", 501),
+            ("SIZE=", 501),
+            ("SIZE=-1", 501),
+            ("SIZE=0x10", 501),
+            ("SIZE=1=2", 501),
+            ("BODY=BINARYMIME", 501),
+            ("BODY", 501),
+            ("SMTPUTF8=yes", 501),
+            ("SIZE=1 SIZE=1", 555),
+            ("BODY=7BIT BODY=8BITMIME", 555),
+            ("SMTPUTF8 SMTPUTF8", 555),
+            ("AUTH=x+0D+0Ay", 555),
+            ("RET=FULL", 555),
+            ("ENVID=x", 555),
+            ("=", 555),
+            ("SIZE =1", 501),
+            ("<x>", 555),
+        ] {
+            refused(format!("MAIL FROM:<a@b> {parameters}").as_bytes(), code);
+        }
+        refused(b"RCPT TO:<a@b> ORCPT=rfc822;a+0Ab", 555);
+        refused(b"RCPT TO:<a@b> NOTIFY=NEVER", 555);
+    }
+
+    #[test]
+    fn utf8_needs_its_parameter() {
+        refused("MAIL FROM:<réseau@b>".as_bytes(), 553);
+        assert!(mail("MAIL FROM:<réseau@b> SMTPUTF8").1.smtputf8);
+        // A recipient is checked against its transaction, by the session.
+        assert!(parse("RCPT TO:<réseau@b>".as_bytes()).is_ok());
+    }
+}

@@ -1,0 +1,156 @@
+//! The command line: what it says, and the exit codes that scripts rely on.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use crate::harness::daemon::RULES;
+use crate::harness::{Crm, Daemon, PATIENCE, Setup, Stage, program, wait_for};
+
+#[test]
+fn exit_codes_tell_done_findings_usage_and_not_running() {
+    let crm = Crm::start();
+    let site = Setup::new(crm.address()).site();
+    site.cli(&["check"]).exits(0);
+    site.cli(&["check", "--offline", "--json"]).exits(0);
+    site.cli(&["explain", "--recipient", "personne@solarmora.com"]).exits(0);
+    site.cli(&["no-such-command"]).exits(2);
+    site.cli(&["queue", "list", "--no-such-filter"]).exits(2);
+    for command in [&["queue", "retry"][..], &["status"], &["quarantine", "release", "--id", "0000000000001.1"]] {
+        site.cli(command).exits(3);
+    }
+    site.write_rules(&RULES.replace("to    = \"salesforce\"", "to    = \"salesfroce\""));
+    site.cli(&["check"]).exits(1).says(&["rules/solarmora.toml", "salesfroce", "salesforce"]);
+    site.write_rules(&RULES.replace("[[rule]]", "[[rule]]\ncolour = \"red\""));
+    site.cli(&["check"]).exits(1).says(&["colour", "^"]);
+    let (_site, status) = site.try_start().err().expect("a daemon with broken rules does not start");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn the_queue_can_be_read_without_a_daemon() {
+    let (daemon, crm) = Daemon::with_crm();
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let id = daemon.send("aide@solarmora.com");
+    wait_for("a deferred leg", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 1));
+    let site = daemon.kill9();
+    let row = site.rows(&["queue", "list"]).pop().expect("the leg is still there");
+    assert_eq!((&row["id"], &row["state"]), (&format!("{id}.1").into(), &"queued".into()));
+    site.cli(&["queue", "show", "--id", &id]).exits(0);
+    site.cli(&["trace", "--id", &id]).exits(0).says(&["450 4.2.1 later"]);
+    site.cli(&["queue", "retry", "--id", &id]).exits(3);
+}
+
+#[test]
+fn trace_tells_the_whole_journey() {
+    let (daemon, _crm) = Daemon::with_crm();
+    let id = daemon.send("factures@solarmora.com");
+    for n in 1..=2 {
+        daemon.wait_for_leg(&format!("{id}.{n}"), "delivered");
+    }
+    let words = [&id, "client@example.org", "factures@solarmora.com", "panne", "127.0.0.1", "delivered", "case opened"];
+    daemon.cli(&["trace", "--id", &id]).succeeds().says(&words);
+    for filter in [
+        ["--recipient", "factures@solarmora.com"],
+        ["--sender", "client@example.org"],
+        ["--from", "client@example.org"],
+        ["--subject", "panne"],
+        ["--message-id", "<1@example.org>"],
+        ["--client", "127.0.0.1"],
+        ["--since", "1h"],
+        ["--state", "delivered"],
+        ["--reason", "sent"],
+    ] {
+        assert_eq!(daemon.rows(&["trace", filter[0], filter[1]]).len(), 2, "{filter:?}");
+    }
+    for filter in [["--recipient", "aide@solarmora.com"], ["--state", "held"], ["--subject", "no such"]] {
+        assert!(daemon.rows(&["trace", filter[0], filter[1]]).is_empty(), "{filter:?}");
+    }
+    for row in daemon.rows(&["trace", "--id", &id]) {
+        for key in ["id", "message", "recipient", "target", "route", "state", "reason", "attempts"] {
+            assert!(!row[key].is_null(), "no `{key}` in {row}");
+        }
+    }
+}
+
+#[test]
+fn explain_says_which_rule_and_why_not_the_others() {
+    let crm = Crm::start();
+    let site = Setup::new(crm.address()).site();
+    let why_not = "[[rule]]\nname = \"only for a friend\"\nwhen = { sender = \"ami@example.org\" }\nreject = \"no\"\n\n[[rule]]\nname  = \"aide";
+    site.write_rules(&RULES.replacen("[[rule]]\nname  = \"aide", why_not, 1));
+    let explain = ["explain", "--recipient", "aide@solarmora.com", "--sender", "client@example.org"];
+    site.cli(&explain).exits(0).says(&["only for a friend", "client@example.org", "aide to the CRM", "crm"]);
+    let message = site.path().join("m.eml");
+    fs::write(&message, "From: client@example.org\r\nSubject: x\r\n\r\n").unwrap();
+    let message = message.to_str().unwrap();
+    site.cli(&["explain", "--recipient", "aide@solarmora.com", "--message", message])
+        .exits(0)
+        .says(&["aide to the CRM"]);
+    let json: Vec<&str> = explain.iter().copied().chain(["--json"]).collect();
+    let explained = site.cli(&json).exits(0);
+    serde_json::from_str::<serde_json::Value>(&explained.out).expect("one JSON value");
+    site.cli(&["explain", "--recipient", "personne@solarmora.com"]).exits(0).says(&["550 5.1.1"]);
+}
+
+#[test]
+fn an_operator_moves_legs() {
+    let (daemon, crm) = Daemon::with_crm();
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let deferred = || {
+        let id = daemon.send("aide@solarmora.com");
+        let leg = format!("{id}.1");
+        wait_for("a deferred leg", || {
+            daemon.rows(&["queue", "list", "--id", &leg]).pop().filter(|row| row["attempts"] == 1)
+        });
+        leg
+    };
+    let (held, dropped, bounced, moved, decided) = (deferred(), deferred(), deferred(), deferred(), deferred());
+
+    // A dry run names what it would do, and does nothing.
+    assert_eq!(daemon.rows(&["queue", "drop", "--id", &dropped, "--dry-run"]).len(), 1);
+    daemon.wait_for_leg(&dropped, "queued");
+    daemon.cli(&["queue", "drop", "--id", &dropped]).succeeds();
+    daemon.wait_for_leg(&dropped, "discarded");
+    daemon.cli(&["queue", "bounce", "--id", &bounced]).succeeds();
+    daemon.wait_for_leg(&bounced, "bounced");
+    daemon.cli(&["queue", "hold", "--id", &held]).succeeds();
+    assert_eq!(daemon.wait_for_leg(&held, "held")["reason"], "operator");
+
+    crm.take_all();
+    daemon.cli(&["queue", "retarget", "--to", "ventes", "--id", &moved]).succeeds();
+    daemon.cli(&["queue", "retry", "--id", &moved]).succeeds();
+    daemon.wait_for_leg(&moved, "delivered");
+    assert_eq!(crm.wait_for_mails(1)[0].recipients(), ["ventes@mon-crm.com"]);
+    daemon.cli(&["queue", "redecide", "--id", &decided]).succeeds();
+    daemon.cli(&["queue", "retry", "--id", &decided]);
+    daemon.wait_for_leg(&decided, "delivered");
+    daemon.cli(&["queue", "release", "--id", &held]).succeeds();
+    daemon.wait_for_leg(&held, "delivered");
+    assert_eq!(crm.mails().len(), 3);
+    daemon.cli(&["status"]).succeeds();
+}
+
+#[test]
+fn the_demo_needs_nothing_and_shows_a_journey() {
+    let mut demo = Command::new(program());
+    let mut demo = demo.arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (lines, heard) = mpsc::channel();
+    let output = BufReader::new(demo.stdout.take().unwrap());
+    // The thread ends with the demo; a line that nobody waits for any more is dropped with the channel.
+    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    let mut said = String::new();
+    // It stays up, so its output has no end: listening stops at the last thing that it promises to say.
+    while !["delivered", "swaks", "/metrics"].iter().all(|word| said.contains(word)) {
+        let Ok(line) = heard.recv_timeout(PATIENCE) else { break };
+        said.push_str(&line);
+        said.push('\n');
+    }
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    for word in ["delivered", "swaks", "/metrics"] {
+        assert!(said.contains(word), "no `{word}` in:\n{said}");
+    }
+}

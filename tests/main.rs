@@ -1,0 +1,15 @@
+//! The one integration binary: what can be seen from outside, and the rules that the tree itself must keep.
+//!
+//! One binary rather than one a file: it links once. `tidy` reads the sources; everything else starts the real
+//! daemon on free loopback ports with a directory of its own, so all tests may run at the same time.
+
+#![expect(unreachable_pub, reason = "a test binary exports nothing; `pub` marks the harness's surface")]
+
+mod harness;
+mod tidy;
+mod dialog;
+mod configs;
+mod journeys;
+mod peers;
+mod crash;
+mod memory;
