@@ -166,6 +166,10 @@ pub const BYE: Reply = Reply::new(221, Enhanced(2, 0, 0), "bye");
 pub const START_DATA: Reply =
     Reply { code: 354, enhanced: None, text: Cow::Borrowed("go ahead, end with <CRLF>.<CRLF>") };
 pub const DATA_BEFORE_354: Reply = Reply::new(554, Enhanced(5, 5, 1), "you sent the message before the 354, closing");
+pub const CHUNK_OK: Reply = Reply::new(250, Enhanced(2, 0, 0), "chunk received");
+pub const BAD_CHUNK: Reply =
+    Reply::new(501, Enhanced(5, 5, 4), "expected BDAT, a size in octets and perhaps LAST, closing");
+pub const CHUNKS_BEGUN: Reply = Reply::new(503, Enhanced(5, 5, 1), "the message has begun with BDAT");
 pub const MESSAGE_TOO_LARGE: Reply = Reply::new(552, Enhanced(5, 3, 4), "message too large");
 pub const BAD_MESSAGE_BYTES: Reply =
     Reply::new(554, Enhanced(5, 6, 0), "the message contains a bare CR, a bare LF or a NUL");

@@ -36,8 +36,18 @@ pub enum Command {
     Vrfy,
     Help,
     Quit,
-    /// RFC 3030, not offered. Its payload follows at once, and we must not read that as commands.
-    Bdat,
+    /// RFC 3030. `None` where the argument cannot be understood: then nobody knows how many octets of a message follow,
+    /// and none of what follows may be read as a command.
+    Bdat(Option<Chunk>),
+}
+
+/// The argument of BDAT (RFC 3030 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Octets that follow the command's CRLF, at most [`CHUNK_OCTETS_MAX`].
+    pub size: u64,
+    /// The message ends with it.
+    pub last: bool,
 }
 
 /// The argument of RCPT.
@@ -65,6 +75,9 @@ pub struct MailParameters {
 /// The 5xx to answer with.
 pub fn parse(line: &[u8]) -> Result<Command, Reply> {
     let line = trim_end(line);
+    if is_bdat(line) {
+        return Ok(Command::Bdat(parse_chunk(&line[BDAT.len()..])));
+    }
     let verb_end = line.iter().position(|&b| b == b' ').unwrap_or(line.len());
     let (verb, rest) = line.split_at(verb_end);
     let rest = trim_start(rest);
@@ -81,7 +94,6 @@ pub fn parse(line: &[u8]) -> Result<Command, Reply> {
         b"HELP" => Ok(Command::Help),
         b"VRFY" if rest.is_empty() => Err(reply::BAD_SYNTAX),
         b"VRFY" => Ok(Command::Vrfy),
-        b"BDAT" => Ok(Command::Bdat),
         verb if NOT_OFFERED.contains(&verb) => Err(reply::NOT_IMPLEMENTED),
         _ => Err(reply::UNKNOWN_COMMAND),
     }
@@ -109,6 +121,27 @@ fn parse_name(text: &[u8]) -> Result<String, Reply> {
         return Err(reply::BAD_HELO);
     }
     Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Whether `line`, or the part of it that can be read, is BDAT however its argument is set off: behind a tab, too, a
+/// message may follow.
+#[must_use]
+pub fn is_bdat(line: &[u8]) -> bool {
+    let Some((verb, rest)) = line.split_at_checked(BDAT.len()) else { return false };
+    verb.eq_ignore_ascii_case(BDAT) && !rest.first().is_some_and(u8::is_ascii_alphanumeric)
+}
+
+/// Strict in all but letter case and spaces: whoever reads another number here than we do takes text for commands.
+fn parse_chunk(text: &[u8]) -> Option<Chunk> {
+    let mut words = text.strip_prefix(b" ")?.split(|&b| b == b' ').filter(|word| !word.is_empty());
+    let digits = words.next().filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    let size = std::str::from_utf8(digits).ok()?.parse().ok().filter(|&size| size <= CHUNK_OCTETS_MAX)?;
+    let last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case(b"LAST") => true,
+        Some(_) => return None,
+    };
+    if words.next().is_some() { None } else { Some(Chunk { size, last }) }
 }
 
 fn parse_mail(rest: &[u8]) -> Result<Command, Reply> {
@@ -196,6 +229,11 @@ fn parse_body(value: Option<&[u8]>) -> Result<BodyType, Reply> {
     }
 }
 
+const BDAT: &[u8] = b"BDAT";
+
+/// A size beyond this is negative, or another number, to whoever keeps it in 63 bits. Nobody means it.
+pub const CHUNK_OCTETS_MAX: u64 = i64::MAX as u64;
+
 /// RFC 5321 §4.5.3.1.2, the length of a domain.
 const NAME_OCTETS_MAX: usize = 255;
 
@@ -244,7 +282,10 @@ mod tests {
             ("NOOP <whatever>", Command::Noop),
             ("HELP DATA", Command::Help),
             ("VRFY postmaster", Command::Vrfy),
-            ("BDAT 10 LAST", Command::Bdat),
+            ("BDAT 10 LAST", Command::Bdat(Some(Chunk { size: 10, last: true }))),
+            ("bdat  0010  last ", Command::Bdat(Some(Chunk { size: 10, last: true }))),
+            ("Bdat 0", Command::Bdat(Some(Chunk { size: 0, last: false }))),
+            ("BDAT 9223372036854775807", Command::Bdat(Some(Chunk { size: CHUNK_OCTETS_MAX, last: false }))),
             ("ehlo a", Command::Ehlo { name: "a".into() }),
             ("HELO  [192.0.2.1] ", Command::Helo { name: "[192.0.2.1]".into() }),
         ] {
@@ -275,6 +316,36 @@ mod tests {
         ] {
             refused(line, code);
         }
+    }
+
+    #[test]
+    fn a_chunk_of_unclear_size_is_never_an_ordinary_error() {
+        for argument in [
+            "",
+            " ",
+            " -1",
+            " +5",
+            " 0x10",
+            " 5,",
+            " 5.0",
+            " \u{664}",
+            " 9223372036854775808",
+            " 18446744073709551616",
+            " 1000000000000000000000000000000",
+            " 5 LASTX",
+            " 5 LAST LAST",
+            " 5 6",
+            " LAST",
+            " LAST 5",
+            " 5LAST",
+            "\t5",
+            " 5\tLAST",
+            ":5",
+        ] {
+            assert_eq!(parse(format!("bdat{argument}").as_bytes()), Ok(Command::Bdat(None)), "{argument}");
+        }
+        refused(b"BDAT5", 500);
+        refused(b"BDATA 5", 500);
     }
 
     #[test]

@@ -24,10 +24,10 @@ pub enum Line<'a> {
     Partial,
     /// A line without its CRLF: at most [`LINE_OCTETS_MAX`] less two octets, free of CR, LF and NUL.
     Whole(&'a [u8]),
-    /// The line holds a bare CR, a bare LF or a NUL.
-    BareControl,
-    /// The line is longer than [`LINE_OCTETS_MAX`].
-    TooLong,
+    /// The line holds a bare CR, a bare LF or a NUL. What stands before it.
+    BareControl(&'a [u8]),
+    /// The line is longer than [`LINE_OCTETS_MAX`]. How it begins.
+    TooLong(&'a [u8]),
     /// A bad line went on for more than [`SKIPPED_OCTETS_MAX`]: nobody sends that by mistake.
     Flood,
 }
@@ -47,7 +47,7 @@ impl LineReader {
         let found = memchr3(b'\r', b'\n', 0, input);
         if found.unwrap_or(input.len()) > TEXT_OCTETS_MAX {
             self.skipped = Some(0);
-            return (TEXT_OCTETS_MAX + 1, Line::TooLong);
+            return (TEXT_OCTETS_MAX + 1, Line::TooLong(&input[..TEXT_OCTETS_MAX]));
         }
         let Some(at) = found else { return (0, Line::Partial) };
         match (input[at], input.get(at + 1)) {
@@ -55,7 +55,7 @@ impl LineReader {
             (b'\r', None) => (0, Line::Partial),
             (_, _) => {
                 self.skipped = Some(0);
-                (at + 1, Line::BareControl)
+                (at + 1, Line::BareControl(&input[..at]))
             }
         }
     }
@@ -101,8 +101,8 @@ mod tests {
                 let text = match line {
                     Line::Partial => String::new(),
                     Line::Whole(text) => format!("whole {}", text.escape_ascii()),
-                    Line::BareControl => "bare".to_owned(),
-                    Line::TooLong => "long".to_owned(),
+                    Line::BareControl(_) => "bare".to_owned(),
+                    Line::TooLong(_) => "long".to_owned(),
                     Line::Flood => "flood".to_owned(),
                 };
                 let (partial, flood) = (line == Line::Partial, line == Line::Flood);

@@ -9,7 +9,8 @@
 //! order. The one exception is time: octets that were fed before the 354 was said were sent before it was seen, by a
 //! peer that is not in step with us, and end the session, because such a message could be commands to one and
 //! text to another. Where DATA is refused its would-be text is read as commands, as RFC 2920 has it; they fail,
-//! and too many failures end the session too.
+//! and too many failures end the session too. A chunk (BDAT, in `chunking`) says its length first, so it is never read as
+//! anything else, wanted or not.
 //!
 //! A transaction, from an accepted MAIL on, ends in exactly one of: `finish` with a proof or a refusal, or
 //! [`Event::Reset`]. A message that breaks the rules of the protocol never reaches `End`: the machine answers it
@@ -26,12 +27,19 @@ use crate::envelope::Envelope;
 use crate::reply;
 use crate::reply::{DeliveryProof, Refusal, Reply};
 use crate::smtp::command;
-use crate::smtp::command::{Command, MailParameters, Recipient};
+use crate::smtp::command::{Chunk, Command, MailParameters, Recipient};
 use crate::smtp::foreign;
 use crate::smtp::foreign::Likeness;
 use crate::smtp::line::{Line, LineReader};
-use crate::smtp::receiving::{Progress, Receiving};
+use crate::smtp::receiving::{Chunks, Progress, Receiving};
 use crate::smtp::settings::Settings;
+
+mod chunking;
+mod event;
+
+pub use event::{Cause, Ending, Event, Opening};
+
+use chunking::Reading;
 
 /// One inbound session.
 #[derive(Debug)]
@@ -64,6 +72,8 @@ enum State {
     Asking(Question),
     /// Between the 354 and the final dot.
     Message(Receiving),
+    /// In the octets of a chunk.
+    Chunk(Reading),
     Closed(Ending),
 }
 
@@ -72,6 +82,8 @@ enum Question {
     Mail(Transaction),
     Recipient(Mailbox),
     Data,
+    /// DATA's question, put by the first chunk, which comes in any case.
+    FirstChunk(Chunk),
     End,
 }
 
@@ -88,6 +100,8 @@ struct Transaction {
     /// Accepted RCPT commands; a repeated recipient stands in the envelope once.
     recipients_accepted: usize,
     recipients_asked: usize,
+    /// `Some` from the first BDAT on: its message so far.
+    chunks: Option<Chunks>,
 }
 
 /// Counted since the last accepted message.
@@ -96,51 +110,6 @@ struct Counters {
     errors: usize,
     refusals: usize,
     commands: usize,
-}
-
-/// What the conductor has to do, or to know, next.
-#[must_use]
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// Write out the output, then read and feed.
-    Wait,
-    /// To know: the peer introduced itself. `extended`: by EHLO.
-    Hello { name: &'a str, extended: bool },
-    /// A question, answered by `answer_mail`: may this transaction begin? It has no recipients yet.
-    Mail(&'a Envelope),
-    /// A question, answered by `answer_recipient`. The envelope holds those before it.
-    Recipient { recipient: &'a Mailbox, envelope: &'a Envelope },
-    /// A question, answered by `answer_data`: may the message come? The envelope is complete.
-    Data(&'a Envelope),
-    /// To keep: the next octets of the message, never empty.
-    Body(&'a [u8]),
-    /// A question, answered by `finish`: the message is whole and sound. Is it on disk?
-    End(&'a Envelope),
-    /// To know: the transaction is over without a message. What was kept of it is dropped.
-    Reset(Cause),
-    /// Write out the output, then close. Nothing comes after it but itself.
-    Close(&'a Ending),
-}
-
-/// Why a transaction ended without a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// RSET, EHLO or HELO.
-    Asked,
-    /// The session ended.
-    Closed,
-    /// The message itself was refused with this reply: unsound octets, too large, too large a header.
-    Refused(Reply),
-}
-
-/// How a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    Quit,
-    /// The peer closed the connection without QUIT.
-    Gone,
-    /// We closed it, and this was our last reply.
-    Cut(Reply),
 }
 
 impl Session {
@@ -202,8 +171,8 @@ impl Session {
     pub fn shut_down(&mut self) {
         match self.state {
             State::Asking(_) => self.stopping = true,
-            State::New | State::First | State::Commands | State::Message(_) | State::Closed(_) => {
-                self.cut(reply::SHUTTING_DOWN);
+            State::New | State::First | State::Commands | State::Message(_) | State::Chunk(_) | State::Closed(_) => {
+                self.cut(reply::SHUTTING_DOWN)
             }
         }
     }
@@ -212,7 +181,7 @@ impl Session {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         match self.state {
-            State::Message(_) => self.settings.timeouts.data_block,
+            State::Message(_) | State::Chunk(_) => self.settings.timeouts.data_block,
             State::New | State::First | State::Commands | State::Asking(_) | State::Closed(_) => {
                 self.settings.timeouts.command
             }
@@ -254,6 +223,7 @@ impl Session {
                     self.consumed += read;
                     self.advance(start, progress)
                 }
+                State::Chunk(_) => self.read_chunk(),
                 State::Asking(_) | State::Closed(_) => return self.standing_event(),
             };
             match step {
@@ -281,10 +251,10 @@ impl Session {
         match &self.state {
             State::Asking(Question::Mail(transaction)) => Event::Mail(&transaction.envelope),
             State::Asking(Question::Recipient(recipient)) => Event::Recipient { recipient, envelope: envelope() },
-            State::Asking(Question::Data) => Event::Data(envelope()),
+            State::Asking(Question::Data | Question::FirstChunk(_)) => Event::Data(envelope()),
             State::Asking(Question::End) => Event::End(envelope()),
             State::Closed(ending) => Event::Close(ending),
-            State::New | State::First | State::Commands | State::Message(_) => Event::Wait,
+            State::New | State::First | State::Commands | State::Message(_) | State::Chunk(_) => Event::Wait,
         }
     }
 
@@ -303,8 +273,10 @@ impl Session {
         self.consumed += read;
         let parsed = match line {
             Line::Whole(text) => command::parse(text),
-            Line::BareControl => Err(reply::BARE_CONTROL),
-            Line::TooLong => Err(reply::LINE_TOO_LONG),
+            // Whatever it should have been, a message follows it.
+            Line::BareControl(text) | Line::TooLong(text) if command::is_bdat(text) => Ok(Command::Bdat(None)),
+            Line::BareControl(_) => Err(reply::BARE_CONTROL),
+            Line::TooLong(_) => Err(reply::LINE_TOO_LONG),
             Line::Partial => return Step::Wait,
             Line::Flood => {
                 self.cut(reply::TOO_MANY_ERRORS);
@@ -336,7 +308,7 @@ impl Session {
                 self.say(&reply::BYE);
                 self.end(Ending::Quit);
             }
-            Command::Bdat => self.cut(reply::NOT_IMPLEMENTED),
+            Command::Bdat(chunk) => self.bdat(chunk),
         }
     }
 
@@ -376,7 +348,7 @@ impl Session {
             smtputf8: parameters.smtputf8,
             declared_size: parameters.size,
         };
-        let transaction = Transaction { envelope, recipients_accepted: 0, recipients_asked: 0 };
+        let transaction = Transaction { envelope, recipients_accepted: 0, recipients_asked: 0, chunks: None };
         self.state = State::Asking(Question::Mail(transaction));
     }
 
@@ -384,6 +356,9 @@ impl Session {
         let Some(transaction) = &mut self.transaction else {
             return self.out_of_order();
         };
+        if transaction.chunks.is_some() {
+            return self.complain(reply::CHUNKS_BEGUN);
+        }
         transaction.recipients_asked += 1;
         if transaction.recipients_asked > self.settings.recipients_max.saturating_mul(RCPT_COMMANDS_FACTOR) {
             return self.cut(reply::TOO_MANY_COMMANDS);
@@ -408,6 +383,11 @@ impl Session {
             None => self.out_of_order(),
             // No error of the client: it could not know when it sent MAIL, RCPT and DATA together (RFC 2920 §3.1).
             Some(transaction) if transaction.envelope.recipients.is_empty() => self.idle(reply::SEND_RCPT_FIRST),
+            // RFC 3030 §2: the client has lost its place, and what it sent of the message is void.
+            Some(transaction) if transaction.chunks.is_some() => {
+                self.drop_transaction(Cause::Refused(reply::CHUNKS_BEGUN));
+                self.complain(reply::CHUNKS_BEGUN);
+            }
             Some(_) => self.state = State::Asking(Question::Data),
         }
     }
@@ -447,9 +427,16 @@ impl Session {
         self.say(&reply::RECIPIENT_OK);
     }
 
-    /// Answers [`Event::Data`]. A refusal leaves the transaction open, as every refused command does.
+    /// Answers [`Event::Data`]. A refusal of DATA leaves the transaction open, as every refused command does.
     pub fn answer_data(&mut self, answer: Result<(), Refusal>) {
-        let Some(Question::Data) = self.take_question(|q| matches!(q, Question::Data)) else { return };
+        match self.take_question(|q| matches!(q, Question::Data | Question::FirstChunk(_))) {
+            Some(Question::Data) => self.begin_data(answer),
+            Some(Question::FirstChunk(chunk)) => self.begin_chunks(chunk, answer),
+            Some(Question::Mail(_) | Question::Recipient(_) | Question::End) | None => {}
+        }
+    }
+
+    fn begin_data(&mut self, answer: Result<(), Refusal>) {
         if let Err(refusal) = answer {
             return self.refuse(&refusal);
         }
@@ -565,14 +552,6 @@ impl Session {
         self.input = Vec::new();
         self.consumed = 0;
     }
-}
-
-/// Whether the peer waited for the banner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    Polite,
-    /// It had sent something before (RFC 5321 §4.3.1 forbids that).
-    Early,
 }
 
 enum Step {
@@ -843,6 +822,80 @@ mod tests {
     }
 
     #[test]
+    fn a_million_chunks_of_one_octet_keep_memory_flat() {
+        let mut conductor = Conductor::with(|settings| settings.message_size_max = CHUNKS);
+        conductor.send(&[HELLO, MAIL, RCPT].concat()).codes();
+        let octet = |at: u64| if at % 2 == 0 { b'\r' } else { b'\n' };
+        let (mut feed, mut answers, mut octets) = (Vec::new(), 0, 0);
+        for at in 0..CHUNKS {
+            feed.extend_from_slice(b"BDAT 1\r\n");
+            feed.push(octet(at));
+            if feed.len() < FEED_OCTETS_MAX - 9 && at + 1 < CHUNKS {
+                continue;
+            }
+            conductor.send(&feed);
+            feed.clear();
+            answers += std::mem::take(&mut conductor.said).split(|&b| b == b'\n').count() - 1;
+            octets += std::mem::take(&mut conductor.message).len() as u64;
+            assert!(conductor.session.input.capacity() <= 2 * FEED_OCTETS_MAX);
+            assert_eq!(conductor.session.output.capacity(), 0);
+        }
+        assert_eq!((answers as u64, octets), (CHUNKS, CHUNKS));
+        assert_eq!(conductor.send(b"BDAT 0 LAST\r\n").codes(), [250]);
+        const CHUNKS: u64 = 1_000_000;
+    }
+
+    #[test]
+    fn a_chunk_is_answered_before_what_was_pipelined_behind_it() {
+        let mut conductor = Conductor::new();
+        conductor.send(&[HELLO, MAIL, RCPT].concat()).codes();
+        conductor.session.feed(b"BDAT 4\r\na\r\nbBDAT 3 LAST\r\nc\r\nMAIL FROM:<>\r\nQUIT\r\n");
+        let mut events = Vec::new();
+        loop {
+            match conductor.session.poll() {
+                Event::Data(_) => conductor.session.answer_data(Ok(())),
+                Event::Body(text) => events.push(text.escape_ascii().to_string()),
+                Event::End(_) => {
+                    events.push("end".to_owned());
+                    conductor.session.finish(Ok(OnDisk));
+                }
+                Event::Mail(_) => conductor.session.answer_mail(Ok(())),
+                Event::Close(_) => break,
+                _ => {}
+            }
+        }
+        assert_eq!(events, ["a\\r\\nb", "c\\r\\n", "end"]);
+        conductor.run();
+        assert_eq!(conductor.codes(), [250, 250, 250, 221]);
+    }
+
+    #[test]
+    fn a_first_chunk_that_the_conductor_refuses_is_thrown_away_with_its_transaction() {
+        let mut conductor = Conductor::new();
+        conductor.send(&[HELLO, MAIL, RCPT].concat()).codes();
+        conductor.session.feed(b"BDAT 6\r\nRSET\r\nBDAT 6 LAST\r\nRSET\r\n");
+        assert!(matches!(conductor.session.poll(), Event::Data(_)));
+        conductor.session.answer_data(Err(Refusal::new(reply::LOCAL_ERROR)));
+        conductor.run();
+        assert_eq!(conductor.codes(), [451, 503]);
+        assert_eq!(conductor.told.last().unwrap(), &format!("reset {:?}", Cause::Refused(reply::LOCAL_ERROR)));
+        assert!(conductor.message.is_empty());
+    }
+
+    #[test]
+    fn silence_and_shutdown_in_a_chunk_leave_no_message() {
+        for end in [Session::timed_out, Session::shut_down] {
+            let mut conductor = Conductor::new();
+            conductor.send(&[HELLO, MAIL, RCPT, b"BDAT 9 LAST\r\n12345678"].concat()).codes();
+            assert_eq!(conductor.session.timeout(), conductor.session.settings.timeouts.data_block);
+            end(&mut conductor.session);
+            conductor.run();
+            assert_eq!(conductor.codes(), [421]);
+            assert_eq!(conductor.told[1], "reset Closed");
+        }
+    }
+
+    #[test]
     fn an_idle_session_holds_no_buffers() {
         let mut conductor = Conductor::new();
         conductor.send(&[HELLO, MAIL, RCPT, DATA].concat()).send(&b"text\r\n".repeat(9000)).send(b".\r\n");
@@ -965,6 +1018,11 @@ mod tests {
             "RSET\r\n",
             "QUIT\r\n",
             "BDAT 1\r\n",
+            "BDAT 4\r\nab\r\n",
+            "BDAT 6\r\nRSET\r\n",
+            "BDAT 3 LAST\r\n.\r\n",
+            "BDAT 0 LAST\r\n",
+            "BDAT x\r\n",
             "GET / HTTP/1.0\r\n",
         ])
     }

@@ -56,7 +56,7 @@ impl Settings {
     }
 
     /// The lines of the EHLO answer, in one place so that nothing is announced that is not built. STARTTLS goes here when the
-    /// session can hand its stream over, CHUNKING when BDAT is more than a refusal.
+    /// session can hand its stream over. BINARYMIME (RFC 3030 §3) has no place: such a message cannot be relayed by DATA.
     #[must_use]
     pub fn capabilities(&self) -> Vec<String> {
         vec![
@@ -65,6 +65,7 @@ impl Settings {
             "8BITMIME".to_owned(),
             "SMTPUTF8".to_owned(),
             "ENHANCEDSTATUSCODES".to_owned(),
+            "CHUNKING".to_owned(),
             // RFC 9422. No MAILMAX: a session may bring as many messages as it likes.
             format!("LIMITS RCPTMAX={}", self.recipients_max),
         ]
@@ -97,6 +98,6 @@ mod tests {
         let announced = settings.capabilities();
         assert!(announced.contains(&"SIZE 1000".to_owned()));
         assert!(announced.contains(&"LIMITS RCPTMAX=100".to_owned()));
-        assert!(!announced.iter().any(|line| line.starts_with("STARTTLS") || line.starts_with("CHUNKING")));
+        assert!(!announced.iter().any(|line| line.starts_with("STARTTLS") || line.starts_with("BINARYMIME")));
     }
 }
