@@ -46,6 +46,7 @@ pub mod document;
 pub mod events;
 
 // The steps of a message's walk.
+pub mod proxy;
 pub mod smtp;
 pub mod message;
 pub mod rules;

@@ -17,6 +17,7 @@ const PURE: &[&str] = &[
     "src/reply.rs",
     "src/envelope.rs",
     "src/diagnostic.rs",
+    "src/proxy.rs",
     "src/smtp/",
     "src/policy/",
     "src/message/",

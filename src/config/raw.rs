@@ -133,9 +133,6 @@ fn listener(mut section: Section<'_>, inert: &mut Vec<String>) -> RawListener {
         inert.push("listener.tls".to_owned());
     }
     let proxy: Vec<Network> = section.take("proxy").map(|v| networks(&v)).unwrap_or_default();
-    if !proxy.is_empty() {
-        inert.push("listener.proxy".to_owned());
-    }
     section.finish();
     RawListener { name, address, tls, proxy, place }
 }

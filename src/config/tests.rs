@@ -37,6 +37,7 @@ fn the_example_of_the_design_loads() {
     assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/admin.token"));
     let inert = ["[auth]", "[dns]", "[spam]", "[srs]", "[tls]", "[upstream]"];
     assert!(inert.iter().all(|section| config.inert.contains(&(*section).to_owned())), "{:?}", config.inert);
+    assert!(!config.inert.contains(&"listener.proxy".to_owned()));
     assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
     assert!(config.inert.contains(&"route.google.profile".to_owned()));
 }

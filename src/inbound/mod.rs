@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::events;
 use crate::id::{Chance, Ids};
+use crate::network::Network;
 use crate::queue::Store;
 use crate::queue::handover::Handover;
 use crate::relay::Route;
@@ -23,6 +24,7 @@ use crate::reply;
 use crate::rules::RuleSet;
 use crate::smtp::settings::Settings;
 
+mod balancer;
 mod connection;
 mod journey;
 
@@ -33,6 +35,8 @@ pub struct Ruling {
     pub routes: BTreeMap<String, Arc<Route>>,
     /// Legs that one message may have.
     pub legs_max: usize,
+    /// By listener: the peers that must send a PROXY header.
+    pub balancers: BTreeMap<String, Vec<Network>>,
 }
 
 /// The inbound conductor.
@@ -121,12 +125,16 @@ impl Inbound {
     }
 
     /// Runs one session on `stream` to its end.
-    pub async fn serve<S>(self: &Arc<Self>, stream: S, peer: SocketAddr, listener: &str)
+    pub async fn serve<S>(self: &Arc<Self>, mut stream: S, peer: SocketAddr, listener: &str)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
         events::session_opened(listener);
-        let why = connection::Connection::new(self, stream, peer, listener).run().await;
+        let balancers = self.ruling().balancers.get(listener).cloned().unwrap_or_default();
+        let why = match balancer::client(&mut stream, &balancers, peer).await {
+            Some(client) => connection::Connection::new(self, stream, client, listener).run().await,
+            None => "no-proxy-header",
+        };
         events::session_closed(listener, peer.ip(), why);
     }
 
