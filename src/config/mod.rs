@@ -33,6 +33,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Never empty.
     pub listeners: Vec<Listener>,
+    /// Hosts that hand us mail from outside: the client before them is checked.
+    pub upstream: Vec<Network>,
     pub limits: Limits,
     /// Always has `default`.
     pub routes: BTreeMap<String, Arc<Route>>,
@@ -158,6 +160,7 @@ pub fn resolve(
         path: path.to_owned(),
         hostname: hostname.value.to_string(),
         listeners,
+        upstream: raw.upstream,
         limits: Limits {
             message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),
             recipients: count(raw.recipients, RECIPIENTS),

@@ -35,6 +35,7 @@ pub struct Raw {
     pub retention_quarantine: Option<Duration>,
     pub admin: Option<RawAdmin>,
     pub log_format: Option<LogFormat>,
+    pub upstream: Vec<Network>,
     pub inert: Vec<String>,
 }
 
@@ -101,9 +102,13 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         raw.log_format = log.take("format").and_then(|v| v.choice(&words)).map(|f| f.value);
         log.finish();
     }
+    if let Some(section) = root.section("upstream") {
+        // Resolved, but nothing checks the client yet.
+        raw.inert.push("[upstream]".to_owned());
+        raw.upstream = upstream(section);
+    }
     type Check = fn(Section<'_>);
-    let not_built: [(&str, Check); 6] =
-        [("tls", tls), ("dns", dns), ("upstream", upstream), ("auth", auth), ("spam", spam), ("srs", srs)];
+    let not_built: [(&str, Check); 5] = [("tls", tls), ("dns", dns), ("auth", auth), ("spam", spam), ("srs", srs)];
     for (name, check) in not_built {
         let Some(section) = root.section(name) else { continue };
         raw.has_tls |= name == "tls";
@@ -315,11 +320,10 @@ fn dns(mut section: Section<'_>) {
     section.finish();
 }
 
-fn upstream(mut section: Section<'_>) {
-    if let Some(value) = section.take("networks") {
-        networks(&value);
-    }
+fn upstream(mut section: Section<'_>) -> Vec<Network> {
+    let upstream = section.take("networks").map(|v| networks(&v)).unwrap_or_default();
     section.finish();
+    upstream
 }
 
 fn auth(mut section: Section<'_>) {

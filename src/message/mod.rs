@@ -1,11 +1,13 @@
 //! A message as its bytes: where the header ends, which fields it has and where each stands.
 //!
 //! Only mail-parser reads the fields, and only their places are kept: whatever is sent on is cut out of the original
-//! by byte ranges, never written again. The body is not parsed here; it may be in a file already.
+//! by byte ranges, never written again. `origin` reads Received fields. The body is not parsed here; it may be in a file already.
 
 use std::ops::Range;
 
 use mail_parser::{HeaderForm, HeaderName, MessageParser};
+
+pub mod origin;
 
 /// Takes a message's bytes as they arrive and keeps the header section (RFC 5322 §2.1), up to a limit.
 #[derive(Debug, Default)]
