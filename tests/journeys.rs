@@ -2,7 +2,7 @@
 //!
 //! Each test hands in mail over SMTP, lets the CRM behave in one way, and asks the command line what became of it.
 //! Golden mail folders (tests/mail) are in `golden`, the command line itself in `commands`, a CRM that
-//! misbehaves in `remote`.
+//! misbehaves in `remote`, chunks and load balancers in `framing`.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -12,6 +12,7 @@ use crate::harness::daemon::RULES;
 use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
 
 mod commands;
+mod framing;
 mod golden;
 mod remote;
 

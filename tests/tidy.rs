@@ -25,6 +25,8 @@ const PURE: &[&str] = &[
     "src/srs.rs",
     "src/stamp.rs",
     "src/queue/schedule.rs",
+    "src/network.rs",
+    "src/relay/mx.rs",
     "src/relay/outcome.rs",
     "src/config/raw.rs",
     "src/config/units.rs",

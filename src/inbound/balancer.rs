@@ -4,7 +4,7 @@
 //! another protocol. A balancer that does not send a whole, sound header in time is closed on without a word: a
 //! reply would reach a client that cannot help it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -50,6 +50,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use tokio::io::AsyncWriteExt;
 
     use super::*;

@@ -825,7 +825,7 @@ mod tests {
     fn a_million_chunks_of_one_octet_keep_memory_flat() {
         let mut conductor = Conductor::with(|settings| settings.message_size_max = CHUNKS);
         conductor.send(&[HELLO, MAIL, RCPT].concat()).codes();
-        let octet = |at: u64| if at % 2 == 0 { b'\r' } else { b'\n' };
+        let octet = |at: u64| if at.is_multiple_of(2) { b'\r' } else { b'\n' };
         let (mut feed, mut answers, mut octets) = (Vec::new(), 0, 0);
         for at in 0..CHUNKS {
             feed.extend_from_slice(b"BDAT 1\r\n");
