@@ -17,7 +17,7 @@ use crate::queue::body::BodyReader;
 use crate::queue::{OwnedLeg, StoreError};
 use crate::relay::dial::{Connection, Timeouts};
 use crate::reply::Reply;
-use crate::smtp::client::{Answer, Order, Reuse, Stage, Step, Transaction, Verdict};
+use crate::smtp::client::{Answer, Framing, Order, Reuse, Stage, Step, Transaction, Verdict};
 use crate::smtp::dot::Stuffer;
 use crate::smtp::reply_reader::REPLY_READ_OCTETS;
 
@@ -69,13 +69,15 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
         answered = true;
         match transaction.reply(&mut connection.session, reply, &mut connection.wire) {
             Step::Wait(_) => {}
-            Step::SendBody => match send(connection, leg, first.clone(), &mut body, timeouts).await {
-                Ok(()) => {}
-                Err(Unsent::Body(error)) => return Ended::Unread(error, Reuse::Close),
-                Err(Unsent::Remote(answer)) => {
-                    return Ended::Verdict(Verdict { stage: Stage::Body, answer }, Reuse::Close);
+            Step::SendBody(framing) => {
+                match send(connection, leg, Frame::new(framing), first.clone(), &mut body, timeouts).await {
+                    Ok(()) => {}
+                    Err(Unsent::Body(error)) => return Ended::Unread(error, Reuse::Close),
+                    Err(Unsent::Remote(answer)) => {
+                        return Ended::Verdict(Verdict { stage: Stage::Body, answer }, Reuse::Close);
+                    }
                 }
-            },
+            }
             Step::Done(verdict, reuse) => {
                 // Whoever spoke out of turn would answer the next message before it is sent.
                 let reuse = if connection.replies.is_empty() { reuse } else { Reuse::Close };
@@ -152,10 +154,11 @@ enum Unsent {
     Remote(Answer),
 }
 
-/// Sends the message. What is left in `wire`, the final dot with it, is for the caller to flush.
+/// Sends the message. What is left in `wire`, its end always with it, is for the caller to flush.
 async fn send(
     connection: &mut Connection,
     leg: &OwnedLeg,
+    mut frame: Frame,
     first: Option<Bytes>,
     body: &mut BodyReader,
     timeouts: &Timeouts,
@@ -163,21 +166,68 @@ async fn send(
     if !connection.replies.is_empty() {
         return Err(Unsent::Remote(read_early(connection)));
     }
-    let mut stuffer = Stuffer::new();
-    stuffer.stuff(&leg.prefix, &mut connection.wire);
+    frame.put(&leg.prefix, &mut connection.wire)?;
     let mut next = first;
     while let Some(piece) = next {
         for part in piece.chunks(PART_OCTETS) {
-            stuffer.stuff(part, &mut connection.wire);
-            if connection.wire.len() >= WRITE_OCTETS {
+            frame.put(part, &mut connection.wire)?;
+            if connection.wire.len() >= WRITE_OCTETS && !frame.is_full() {
                 flush(connection, timeouts).await.map_err(Unsent::Remote)?;
                 heard_early(connection).await.map_err(Unsent::Remote)?;
             }
         }
         next = body.next().await.map_err(Unsent::Body)?;
     }
-    stuffer.finish(&mut connection.wire);
-    Ok(())
+    frame.finish(&mut connection.wire)
+}
+
+/// What a message is wrapped in on its way.
+enum Frame {
+    Dots(Stuffer),
+    /// The octets that were announced and not yet put.
+    Chunk {
+        left: u64,
+    },
+}
+
+impl Frame {
+    fn new(framing: Framing) -> Frame {
+        match framing {
+            Framing::Dots => Frame::Dots(Stuffer::new()),
+            Framing::Chunk { octets } => Frame::Chunk { left: octets },
+        }
+    }
+
+    fn put(&mut self, part: &[u8], wire: &mut Vec<u8>) -> Result<(), Unsent> {
+        match self {
+            Frame::Dots(stuffer) => stuffer.stuff(part, wire),
+            Frame::Chunk { left } => {
+                // What went beyond it would be commands to the remote.
+                *left = left.checked_sub(part.len() as u64).ok_or_else(wrong_size)?;
+                wire.extend_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// With what was put, the remote would have it all. A chunk ends by itself, so its last octets stay with us until the
+    /// body is known to be sound.
+    fn is_full(&self) -> bool {
+        matches!(self, Frame::Chunk { left: 0 })
+    }
+
+    fn finish(self, wire: &mut Vec<u8>) -> Result<(), Unsent> {
+        match self {
+            Frame::Dots(stuffer) => stuffer.finish(wire),
+            Frame::Chunk { left: 0 } => {}
+            Frame::Chunk { .. } => return Err(wrong_size()),
+        }
+        Ok(())
+    }
+}
+
+fn wrong_size() -> Unsent {
+    Unsent::Body(StoreError::Damaged("the body has not the size that its leg says".into()))
 }
 
 /// Looks, without waiting, whether the remote ended the transaction amid the message: the rest need not be sent.
@@ -330,5 +380,46 @@ mod tests {
         let acts = vec![Act::Say(READY), Act::Say("250 d\r\n250 extra\r\n")];
         let ended = against(acts, 0, small()).await;
         assert!(matches!(&ended, Ended::Verdict(verdict, Reuse::Close) if result(verdict) == "ok"), "{ended:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chunk_carries_the_message_as_it_stands() {
+        for body in [small(), large(), b"a: b\r\n\r\n.\r\n..no line end".to_vec()] {
+            let (ours, mut theirs) = tokio::io::duplex(16 * 1024);
+            let capabilities = Capabilities { pipelining: true, chunking: true, ..Capabilities::default() };
+            let mut connection = Connection::new(Stream::Other(Box::new(ours)), capabilities, String::new(), None);
+            let mut leg = owned_leg(1);
+            leg.body = StoredBody::from_bytes(body.clone());
+            let sent = [&leg.prefix[..], &body].concat();
+            let message = [format!("BDAT {} LAST\r\n", leg.size()).as_bytes(), &sent].concat();
+            let server = tokio::spawn(async move {
+                let mut heard = Vec::new();
+                while heard.windows(2).filter(|pair| pair == b"\r\n").nth(1).is_none() {
+                    theirs.read_buf(&mut heard).await.unwrap();
+                }
+                theirs.write_all(b"250 a\r\n250 b\r\n").await.unwrap();
+                let mut chunk = vec![0; message.len()];
+                theirs.read_exact(&mut chunk).await.unwrap();
+                theirs.write_all(b"250 c\r\n").await.unwrap();
+                chunk == message
+            });
+            let ended = attempt(&mut connection, &leg, &Timeouts::rfc5321()).await;
+            assert!(matches!(&ended, Ended::Verdict(verdict, Reuse::Keep) if result(verdict) == "ok"), "{ended:?}");
+            assert!(server.await.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_chunk_never_holds_more_or_less_than_was_announced() {
+        let mut wire = Vec::new();
+        let chunk = || Frame::new(Framing::Chunk { octets: 3 });
+        let mut whole = chunk();
+        assert!(whole.put(b"ab", &mut wire).is_ok() && !whole.is_full());
+        assert!(whole.put(b"c", &mut wire).is_ok() && whole.is_full() && whole.finish(&mut wire).is_ok());
+        let mut over = chunk();
+        assert!(over.put(b"abcd", &mut wire).is_err());
+        let mut under = chunk();
+        assert!(under.put(b"ab", &mut wire).is_ok() && under.finish(&mut wire).is_err());
+        assert_eq!(wire, b"abcab", "nothing beyond the announced size is put");
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! [`Transaction`] is a machine that is handed each reply and says
 //! what comes next: wait, send the body, or done. With PIPELINING the whole envelope and DATA leave in one write,
-//! and the machine then reads one reply for each command, whatever the first ones said.
+//! and the machine then reads one reply for each command, whatever the first ones said. With CHUNKING, which has to
+//! be wanted, the message leaves in one chunk behind an accepted RCPT, in as many round trips and without dots.
 //!
 //! A reply to no command means that the two sides no longer talk about the same thing: the session is not used again.
 //!
-//! Left out: banner, EHLO, STARTTLS and AUTH (`relay::dial`), BDAT, several recipients in a transaction.
+//! Left out: banner, EHLO, STARTTLS and AUTH (`relay::dial`), several recipients in a transaction.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,6 +22,8 @@ pub struct Capabilities {
     pub pipelining: bool,
     pub eight_bit_mime: bool,
     pub smtputf8: bool,
+    /// RFC 3030 was announced, and the route wants it. DATA is understood by everybody, BDAT not by all that announce it.
+    pub chunking: bool,
     /// SIZE was announced.
     pub size: bool,
     /// The largest message that it takes, in octets; `None` where it names no limit.
@@ -127,6 +130,8 @@ pub struct Transaction {
     /// Whose reply is awaited.
     awaited: Command,
     pipelined: bool,
+    /// `Some`: the message goes in one chunk of this size, not by DATA.
+    chunk: Option<u64>,
     /// Without PIPELINING: the commands that wait for their turn. Else empty.
     held: VecDeque<Vec<u8>>,
     /// MAIL was accepted, so that the server holds a transaction.
@@ -164,10 +169,19 @@ impl Command {
 pub enum Step {
     /// Read a reply; this stage's time runs.
     Wait(Stage),
-    /// Send the message and its final dot, then read a reply.
-    SendBody,
+    /// Send the message, then read a reply.
+    SendBody(Framing),
     /// Over. The session may be used again, unless `Close`.
     Done(Verdict, Reuse),
+}
+
+/// How a message is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// With added dots and the final one.
+    Dots,
+    /// As it stands, which must be exactly so many octets.
+    Chunk { octets: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +211,7 @@ impl Transaction {
         let mut transaction = Transaction {
             awaited: if session.needs_reset { Command::Rset } else { Command::Mail },
             pipelined: capabilities.pipelining,
+            chunk: capabilities.chunking.then_some(order.size),
             held: VecDeque::new(),
             open: false,
             recipient_taken: false,
@@ -215,8 +230,11 @@ impl Transaction {
             write_path(order.recipient, capabilities.smtputf8, out);
             out.extend_from_slice(b">\r\n");
         });
-        // RFC 2920 §3.1: DATA may be the last command of a group.
-        transaction.write_or_hold(pipelined, out, |out| out.extend_from_slice(b"DATA\r\n"));
+        // RFC 2920 §3.1: DATA may be the last command of a group. So may BDAT, but then a message would be sent to nobody
+        // as often as RCPT is refused.
+        if transaction.chunk.is_none() {
+            transaction.write_or_hold(pipelined, out, |out| out.extend_from_slice(b"DATA\r\n"));
+        }
         Ok(transaction)
     }
 
@@ -264,6 +282,10 @@ impl Transaction {
                 self.over(session, Reuse::Keep)
             }
             Command::Dot if (300..400).contains(&reply.code) => self.garbled("a 3xx answers the final dot"),
+            // To bounce a message over it would be wrong: another try may lead to a host that keeps its word.
+            Command::Dot if self.chunk.is_some() && matches!(reply.code, 500..=504) => {
+                self.garbled("BDAT was announced and not understood")
+            }
             Command::Dot => {
                 session.needs_reset = false;
                 Step::Done(Verdict { stage: Stage::Dot, answer: Answer::Reply(reply) }, Reuse::Keep)
@@ -282,14 +304,31 @@ impl Transaction {
         if self.refused.is_some() && !self.pipelined {
             return self.over(session, Reuse::Keep);
         }
-        self.await_reply(next, out)
+        match (next, self.chunk) {
+            (Command::Data, Some(size)) => self.chunk_turn(session, size, out),
+            (_, _) => self.await_reply(next, out),
+        }
+    }
+
+    /// The envelope is answered, and the message would come next, in a chunk of `size` octets.
+    fn chunk_turn(&mut self, session: &mut Session, size: u64, out: &mut Vec<u8>) -> Step {
+        match &self.refused {
+            None => {
+                out.extend_from_slice(format!("BDAT {size} LAST\r\n").as_bytes());
+                self.awaited = Command::Dot;
+                Step::SendBody(Framing::Chunk { octets: size })
+            }
+            // It refused MAIL and took RCPT: who knows what it holds open.
+            Some(_) if self.recipient_taken => self.over(session, Reuse::Close),
+            Some(_) => self.over(session, Reuse::Keep),
+        }
     }
 
     fn data_reply(&mut self, session: &mut Session, reply: Reply, out: &mut Vec<u8>) -> Step {
         match (reply.code, &self.refused) {
             (354, None) => {
                 self.awaited = Command::Dot;
-                Step::SendBody
+                Step::SendBody(Framing::Dots)
             }
             // RFC 2920 §3.1: the server waits for a message that has no recipient; an empty one ends it.
             (354, Some(_)) if !self.recipient_taken => {
@@ -366,8 +405,14 @@ mod tests {
     use super::*;
     use crate::smtp::reply_reader::tests::read_all;
 
-    const ALL: Capabilities =
-        Capabilities { pipelining: true, eight_bit_mime: true, smtputf8: true, size: true, size_max: None };
+    const ALL: Capabilities = Capabilities {
+        pipelining: true,
+        eight_bit_mime: true,
+        smtputf8: true,
+        chunking: false,
+        size: true,
+        size_max: None,
+    };
 
     struct Envelope {
         sender: ReversePath,
@@ -398,7 +443,10 @@ mod tests {
             out.push(b'|');
             match transaction.reply(session, reply, &mut out) {
                 Step::Wait(_) => {}
-                Step::SendBody => out.extend_from_slice(b"BODY"),
+                Step::SendBody(Framing::Dots) => out.extend_from_slice(b"BODY"),
+                Step::SendBody(Framing::Chunk { octets }) => {
+                    out.extend_from_slice(format!("{octets} OCTETS").as_bytes());
+                }
                 Step::Done(verdict, reuse) => {
                     return (String::from_utf8(out).unwrap().replace("\r\n", "/"), verdict, reuse);
                 }
@@ -433,6 +481,36 @@ mod tests {
             assert!(matches!(&verdict.answer, Answer::Reply(reply) if reply.code == code), "{replies:?}: {verdict:?}");
             assert_eq!(session.needs_reset, reset, "{replies:?}");
         }
+    }
+
+    #[test]
+    fn a_wanted_chunk_follows_an_accepted_recipient_only() {
+        let mail = "MAIL FROM:<a@b> SIZE=1000/RCPT TO:<c@d>/";
+        let chunk = "||BDAT 1000 LAST/1000 OCTETS|";
+        let letter = envelope("a@b", "c@d");
+        for (replies, stage, then, reuse, reset) in [
+            ("250 a\r\n250 b\r\n250 c\r\n", "dot", chunk, Reuse::Keep, false),
+            ("250 a\r\n250 b\r\n554 c\r\n", "dot", chunk, Reuse::Keep, false),
+            ("250 a\r\n250 b\r\n421 c\r\n", "dot", chunk, Reuse::Close, false),
+            ("250 a\r\n550 b\r\n", "rcpt", "||", Reuse::Keep, true),
+            ("550 a\r\n503 b\r\n", "mail", "||", Reuse::Keep, false),
+            ("550 a\r\n250 b\r\n", "mail", "||", Reuse::Close, false),
+        ] {
+            let mut session = Session::new(Capabilities { chunking: true, ..ALL });
+            let (sent, verdict, reused) = play(&mut session, &letter.order(), replies);
+            assert_eq!(sent, format!("{mail}{then}"), "{replies:?}");
+            assert_eq!((verdict.stage.as_str(), reused), (stage, reuse), "{replies:?}");
+            assert_eq!(session.needs_reset, reset, "{replies:?}");
+        }
+        for replies in ["250 a\r\n250 b\r\n354 c\r\n", "250 a\r\n250 b\r\n502 c\r\n"] {
+            let mut session = Session::new(Capabilities { chunking: true, ..ALL });
+            let (_, verdict, reuse) = play(&mut session, &letter.order(), replies);
+            assert!(matches!(verdict.answer, Answer::Garbled(_)), "{verdict:?}");
+            assert_eq!(reuse, Reuse::Close);
+        }
+        let mut slow = Session::new(Capabilities { chunking: true, ..Capabilities::default() });
+        let (sent, ..) = play(&mut slow, &letter.order(), "250 a\r\n250 b\r\n250 c\r\n");
+        assert_eq!(sent, "MAIL FROM:<a@b>/|RCPT TO:<c@d>/|BDAT 1000 LAST/1000 OCTETS|");
     }
 
     #[test]
