@@ -1,7 +1,7 @@
 //! Routes: the ways out that the administrator configured.
 //!
-//! The hosts of a route are tried in order. Looking up the MX of a target's domain, where a route names no hosts,
-//! will stand here; until then legs of such a route are held.
+//! The hosts of a route are tried in order. Where it names none, those of the target's domain count (`mx`); until the
+//! conductor looks them up, legs of such a route are held.
 
 use std::net::IpAddr;
 use std::time::Duration;
