@@ -23,6 +23,7 @@ use crate::reply;
 use crate::rules::RuleSet;
 use crate::smtp::settings::Settings;
 
+mod pace;
 mod connection;
 mod journey;
 
