@@ -46,6 +46,9 @@ pub mod document;
 pub mod events;
 pub mod log;
 
+// Ground.
+pub mod tls;
+
 // The steps of a message's walk.
 pub mod proxy;
 pub mod smtp;
