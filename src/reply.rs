@@ -155,6 +155,10 @@ pub const SEND_HELLO_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "send EHL
 pub const SEND_MAIL_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "send MAIL first");
 pub const SEND_RCPT_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "no valid recipients");
 pub const NESTED_MAIL: Reply = Reply::new(503, Enhanced(5, 5, 1), "a transaction is open, send RSET first");
+pub const READY_FOR_TLS: Reply = Reply::new(220, Enhanced(2, 0, 0), "ready to start TLS");
+pub const TLS_IS_UP: Reply = Reply::new(503, Enhanced(5, 5, 1), "TLS is up already");
+pub const STARTTLS_PIPELINED: Reply =
+    Reply::new(554, Enhanced(5, 5, 1), "you sent more behind STARTTLS before the 220, closing");
 pub const SENDER_OK: Reply = Reply::new(250, Enhanced(2, 1, 0), "sender ok");
 pub const RECIPIENT_OK: Reply = Reply::new(250, Enhanced(2, 1, 5), "recipient ok");
 pub const TOO_MANY_RECIPIENTS: Reply =

@@ -323,6 +323,8 @@ impl Machine {
             match self.session.poll() {
                 Event::Wait | Event::Close(_) => break,
                 Event::Hello { .. } => {}
+                // Not offered here: TLS has tests of its own.
+                Event::StartTls => self.session.tls_up(),
                 Event::Mail(_) => self.session.answer_mail(Ok(())),
                 Event::Recipient { recipient, .. } => {
                     let answer = answer(recipient);

@@ -63,7 +63,7 @@ pub fn read(verdict: &Verdict, us: Us) -> Outcome {
 
 fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
     match stage {
-        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Mail => return Outcome::RouteFault,
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Tls | Stage::Mail => return Outcome::RouteFault,
         Stage::Rcpt | Stage::Data | Stage::Body | Stage::Dot => {}
     }
     let enhanced = reply.enhanced.unwrap_or(match (stage, reply.code) {

@@ -36,6 +36,8 @@ pub enum Stage {
     Connect,
     Banner,
     Ehlo,
+    /// STARTTLS, the handshake, and the first words inside it.
+    Tls,
     /// RSET before a further transaction, too: it belongs to the transaction that it opens.
     Mail,
     Rcpt,
@@ -53,6 +55,7 @@ impl Stage {
             Stage::Connect => "connect",
             Stage::Banner => "banner",
             Stage::Ehlo => "ehlo",
+            Stage::Tls => "tls",
             Stage::Mail => "mail",
             Stage::Rcpt => "rcpt",
             Stage::Data => "data",

@@ -31,6 +31,8 @@ pub enum Command {
         recipient: Recipient,
     },
     Data,
+    /// RFC 3207.
+    StartTls,
     Rset,
     Noop,
     Vrfy,
@@ -87,6 +89,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Reply> {
         b"MAIL" => parse_mail(rest),
         b"RCPT" => parse_rcpt(rest),
         b"DATA" => bare(rest, Command::Data),
+        b"STARTTLS" => bare(rest, Command::StartTls),
         b"RSET" => bare(rest, Command::Rset),
         b"QUIT" => bare(rest, Command::Quit),
         // RFC 5321 §4.1.1.9: NOOP may have an argument, which means nothing.
@@ -248,7 +251,6 @@ const NOT_OFFERED: &[&[u8]] = &[
     b"SAML",
     b"SEND",
     b"SOML",
-    b"STARTTLS",
     b"TURN",
     b"XCLIENT",
     b"XFORWARD",
@@ -308,7 +310,7 @@ mod tests {
             (b"VRFY", 501),
             (b"EHLO", 501),
             (b"AUTH PLAIN AGEAYg==", 502),
-            (b"starttls", 502),
+            (b"starttls now", 501),
             (b"EXPN list", 502),
             (b"ETRN #,'x", 502),
             (b"XCLIENT ADDR=1.2.3.4", 502),

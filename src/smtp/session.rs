@@ -16,7 +16,7 @@
 //! [`Event::Reset`]. A message that breaks the rules of the protocol never reaches `End`: the machine answers it
 //! at its real end, by itself.
 //!
-//! Left out: time itself, the total deadline of a session, TLS, and every judgement about who may send what.
+//! Left out: time itself, the total deadline of a session, the TLS handshake, and every judgement about who may send what.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,8 +36,10 @@ use crate::smtp::settings::Settings;
 
 mod chunking;
 mod event;
+mod starttls;
 
 pub use event::{Cause, Ending, Event, Opening};
+pub use starttls::Security;
 
 use chunking::Reading;
 
@@ -45,6 +47,7 @@ use chunking::Reading;
 #[derive(Debug)]
 pub struct Session {
     settings: Arc<Settings>,
+    security: Security,
     /// What was fed and not consumed starts at `consumed`.
     input: Vec<u8>,
     consumed: usize,
@@ -79,6 +82,7 @@ enum State {
 
 #[derive(Debug)]
 enum Question {
+    StartTls,
     Mail(Transaction),
     Recipient(Mailbox),
     Data,
@@ -118,6 +122,7 @@ impl Session {
     pub fn new(settings: Arc<Settings>) -> Session {
         Session {
             settings,
+            security: Security::Plain,
             input: Vec::new(),
             consumed: 0,
             output: Vec::new(),
@@ -249,6 +254,7 @@ impl Session {
     fn standing_event(&self) -> Event<'_> {
         let envelope = || &self.transaction.as_ref().expect("these questions belong to a transaction").envelope;
         match &self.state {
+            State::Asking(Question::StartTls) => Event::StartTls,
             State::Asking(Question::Mail(transaction)) => Event::Mail(&transaction.envelope),
             State::Asking(Question::Recipient(recipient)) => Event::Recipient { recipient, envelope: envelope() },
             State::Asking(Question::Data | Question::FirstChunk(_)) => Event::Data(envelope()),
@@ -297,6 +303,7 @@ impl Session {
             Command::Mail { sender, parameters } => self.mail(sender, parameters),
             Command::Rcpt { recipient } => self.rcpt(recipient),
             Command::Data => self.data(),
+            Command::StartTls => self.start_tls(),
             Command::Rset => {
                 self.drop_transaction(Cause::Asked);
                 self.idle(reply::OK);
@@ -319,7 +326,7 @@ impl Session {
         // RFC 5321 §4.1.4: a second EHLO resets, as RSET would.
         self.drop_transaction(Cause::Asked);
         if hello.extended {
-            reply::write_ehlo(&self.settings.hostname, &self.settings.capabilities(), &mut self.output);
+            reply::write_ehlo(&self.settings.hostname, &self.capabilities(), &mut self.output);
         } else {
             reply::write_helo(&self.settings.hostname, &mut self.output);
         }
@@ -624,6 +631,7 @@ mod tests {
                         break;
                     }
                     Event::Hello { name, extended } => self.told.push(format!("hello {name} {extended}")),
+                    Event::StartTls => self.session.tls_up(),
                     Event::Mail(_) => self.session.answer_mail(Ok(())),
                     Event::Recipient { recipient, .. } => {
                         let refused = recipient.local() == "refused";

@@ -55,8 +55,8 @@ impl Settings {
         }
     }
 
-    /// The lines of the EHLO answer, in one place so that nothing is announced that is not built. STARTTLS goes here when the
-    /// session can hand its stream over. BINARYMIME (RFC 3030 §3) has no place: such a message cannot be relayed by DATA.
+    /// The lines of the EHLO answer, in one place so that nothing is announced that is not built. STARTTLS comes from the
+    /// session, which knows whether it may. BINARYMIME (RFC 3030 §3) has no place: such a message cannot be relayed by DATA.
     #[must_use]
     pub fn capabilities(&self) -> Vec<String> {
         vec![

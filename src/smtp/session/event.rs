@@ -20,6 +20,8 @@ pub enum Event<'a> {
     Wait,
     /// To know: the peer introduced itself. `extended`: by EHLO.
     Hello { name: &'a str, extended: bool },
+    /// A question, answered by `tls_up`: write out the output, then make the handshake.
+    StartTls,
     /// A question, answered by `answer_mail`: may this transaction begin? It has no recipients yet.
     Mail(&'a Envelope),
     /// A question, answered by `answer_recipient`. The envelope holds those before it.
