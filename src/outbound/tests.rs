@@ -330,6 +330,7 @@ impl World {
             name: (*name).to_owned(),
             hosts: hosts.iter().map(|(host, _)| Host { name: (*host).to_owned(), port: 25 }).collect(),
             tls: TlsMode::Off,
+            ca: None,
             helo: None,
             source: None,
             concurrency,

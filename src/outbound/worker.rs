@@ -12,7 +12,7 @@ use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold};
 use crate::queue::{Attempt, Dsn, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
-use crate::relay::dial::DialError;
+use crate::relay::dial::{DialError, Security};
 use crate::relay::outcome::{self, Expiry, Outcome, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
 use crate::smtp::client::{Reuse, Verdict};
@@ -178,6 +178,9 @@ async fn dial(lane: &Lane, shared: &Shared, from: usize) -> Result<Kept, DialErr
     for (n, host) in route.hosts.iter().enumerate().skip(from) {
         match shared.ports.dial.dial(route, host, helo).await {
             Ok(connection) => {
+                if let Security::ClearAfter(why) = &connection.security {
+                    events::tls_given_up(&route.name, &connection.peer, why);
+                }
                 let kept = Kept::new(connection, n, &lane.open);
                 if lane.reached() {
                     shared.ports.handover.set_paused(&route.name, false);

@@ -1,14 +1,17 @@
-//! Opening a session on a host: connect, banner, EHLO. mail-send speaks; nobody else names it.
+//! Opening a session on a host: connect, banner, EHLO, STARTTLS. mail-send speaks; nobody else names it.
 //!
 //! mail-send drops what a server says behind a reply and reads without a limit, so it is handed our stream one line
 //! at a time and bounded in all. What the server said beyond its answer to EHLO was asked by nobody: the session is
-//! refused. STARTTLS and AUTH have their place between EHLO and the first MAIL; until they stand here, a route that
-//! requires TLS is deferred, never relayed in clear text.
+//! refused, and so it is behind the 220 to STARTTLS. Where TLS does not come about, a route that requires or verifies
+//! it is deferred, never relayed in clear text; an opportunistic one goes on in a new connection without, and says so.
+//! AUTH has its place between EHLO and the first MAIL.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -22,6 +25,7 @@ use crate::relay::route::{Host, Route, TlsMode};
 use crate::reply::{Enhanced, Reply};
 use crate::smtp::client::{Answer, Capabilities, Session, Stage, Verdict};
 use crate::smtp::reply_reader::{REPLY_LINE_OCTETS_MAX, REPLY_TEXT_OCTETS_MAX, ReplyReader};
+use crate::tls::{CertificateError, Connector, HANDSHAKE_TIMEOUT, TOO_LONG};
 
 /// The port through which the conductor opens sessions.
 pub trait Dial: Send + Sync + 'static {
@@ -51,6 +55,7 @@ pub struct Connection {
     pub wire: Vec<u8>,
     /// `host[address]:port`, for people.
     pub peer: String,
+    pub security: Security,
     /// Our address in this session.
     pub local: Option<IpAddr>,
     /// Transactions begun in it.
@@ -62,8 +67,31 @@ impl Connection {
     #[must_use]
     pub fn new(stream: Stream, capabilities: Capabilities, peer: String, local: Option<IpAddr>) -> Connection {
         let session = Session::new(capabilities);
-        Connection { stream, session, replies: ReplyReader::default(), wire: Vec::new(), peer, local, used: 0 }
+        let security = Security::Clear;
+        Connection {
+            stream,
+            session,
+            replies: ReplyReader::default(),
+            wire: Vec::new(),
+            peer,
+            security,
+            local,
+            used: 0,
+        }
     }
+}
+
+/// How a session is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// TLS was not wanted, or not offered.
+    Clear,
+    /// TLS was offered and failed, in a connection before this one: why.
+    ClearAfter(String),
+    /// By TLS with whatever certificate.
+    Encrypted,
+    /// By TLS with a certificate that was verified.
+    Verified,
 }
 
 /// What a session runs on. TCP stands unboxed, because every octet passes here.
@@ -85,6 +113,8 @@ pub struct Timeouts {
     pub banner: Duration,
     /// The RFC leaves it open; as for MAIL.
     pub ehlo: Duration,
+    /// For the answer to STARTTLS, and again for the handshake.
+    pub tls: Duration,
     pub mail: Duration,
     pub rcpt: Duration,
     pub data: Duration,
@@ -104,6 +134,7 @@ impl Timeouts {
             connect: Duration::from_secs(30),
             banner: Duration::from_secs(5 * 60),
             ehlo: Duration::from_secs(5 * 60),
+            tls: HANDSHAKE_TIMEOUT,
             mail: Duration::from_secs(5 * 60),
             rcpt: Duration::from_secs(5 * 60),
             data: Duration::from_secs(2 * 60),
@@ -120,6 +151,7 @@ impl Timeouts {
             Stage::Connect => self.connect,
             Stage::Banner => self.banner,
             Stage::Ehlo => self.ehlo,
+            Stage::Tls => self.tls,
             Stage::Mail => self.mail,
             Stage::Rcpt => self.rcpt,
             Stage::Data => self.data,
@@ -131,7 +163,10 @@ impl Timeouts {
 
 /// The real adapter: TCP.
 pub struct TcpDial {
-    pub timeouts: Timeouts,
+    timeouts: Timeouts,
+    anybody: Connector,
+    /// By the file of roots.
+    verifying: BTreeMap<Option<PathBuf>, Connector>,
 }
 
 impl Dial for TcpDial {
@@ -141,18 +176,38 @@ impl Dial for TcpDial {
 }
 
 impl TcpDial {
+    /// Reads the roots that these routes ask for.
+    pub fn new<'a>(
+        timeouts: Timeouts,
+        routes: impl IntoIterator<Item = &'a Route>,
+    ) -> Result<TcpDial, CertificateError> {
+        let mut verifying = BTreeMap::new();
+        for route in routes.into_iter().filter(|route| route.tls == TlsMode::Verify) {
+            if !verifying.contains_key(&route.ca) {
+                verifying.insert(route.ca.clone(), Connector::verifying(route.ca.as_deref())?);
+            }
+        }
+        Ok(TcpDial { timeouts, anybody: Connector::anybody(), verifying })
+    }
+
+    fn connector(&self, route: &Route) -> Result<Option<&Connector>, Answer> {
+        match route.tls {
+            TlsMode::Off => Ok(None),
+            TlsMode::Opportunistic | TlsMode::Require => Ok(Some(&self.anybody)),
+            TlsMode::Verify => match self.verifying.get(&route.ca) {
+                Some(connector) => Ok(Some(connector)),
+                None => Err(Answer::Tls("the roots that the route verifies by were not read".to_owned())),
+            },
+        }
+    }
+
     async fn dial_host(&self, route: &Route, host: &Host, helo: &str) -> Result<Connection, DialError> {
         let failed = |answer| DialError {
             peer: format!("{}:{}", host.name, host.port),
             local: None,
             verdict: Verdict { stage: Stage::Connect, answer },
         };
-        match route.tls {
-            TlsMode::Off | TlsMode::Opportunistic => {}
-            TlsMode::Require | TlsMode::Verify => {
-                return Err(failed(Answer::Tls("the route requires TLS, which is not built yet".to_owned())));
-            }
-        }
+        let connector = self.connector(route).map_err(failed)?;
         let looked_up = timeout(self.timeouts.connect, lookup_host((host.name.as_str(), host.port))).await;
         let addresses = match looked_up {
             Ok(Ok(addresses)) => addresses,
@@ -163,7 +218,7 @@ impl TcpDial {
         let mut last = failed(Answer::Connect(format!("`{}` has no address that we can connect to", host.name)));
         // RFC 5321 §5.1: all addresses of a host are tried, in the order in which they came.
         for address in addresses.filter(family).take(ADDRESSES_MAX) {
-            match self.dial_address(route, host, address, helo).await {
+            match self.dial_address(route, host, address, helo, connector).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }
@@ -171,12 +226,36 @@ impl TcpDial {
         Err(last)
     }
 
+    /// One address: with TLS, and where that fails and the route allows it, in a new connection without.
     async fn dial_address(
         &self,
         route: &Route,
         host: &Host,
         address: SocketAddr,
         helo: &str,
+        connector: Option<&Connector>,
+    ) -> Result<Connection, DialError> {
+        let error = match self.open(route, host, address, helo, connector).await {
+            Err(error) if error.verdict.stage == Stage::Tls => error,
+            other => return other,
+        };
+        match (route.tls, error.verdict.answer) {
+            (TlsMode::Opportunistic, Answer::Tls(why)) => {
+                let mut connection = self.open(route, host, address, helo, None).await?;
+                connection.security = Security::ClearAfter(why);
+                Ok(connection)
+            }
+            (_, answer) => Err(DialError { verdict: Verdict { stage: Stage::Tls, answer }, ..error }),
+        }
+    }
+
+    async fn open(
+        &self,
+        route: &Route,
+        host: &Host,
+        address: SocketAddr,
+        helo: &str,
+        connector: Option<&Connector>,
     ) -> Result<Connection, DialError> {
         let peer = if host.name.parse::<IpAddr>().is_ok() {
             address.to_string()
@@ -193,11 +272,70 @@ impl TcpDial {
             Err(_) => return Err(failed(Stage::Connect, Answer::Timeout)),
         };
         let local = tcp.local_addr().ok().map(|address| address.ip());
-        match greet(tcp, helo, &self.timeouts).await {
-            Ok((tcp, capabilities)) => Ok(Connection::new(Stream::Tcp(tcp), capabilities, peer, local)),
+        let wanted = connector.map(|connector| Wanted { connector, host, ip: address.ip(), tls: route.tls });
+        match begin(tcp, helo, &self.timeouts, wanted).await {
+            Ok((stream, capabilities, security)) => {
+                Ok(Connection { security, ..Connection::new(stream, capabilities, peer, local) })
+            }
             Err(verdict) => Err(DialError { peer, local, verdict }),
         }
     }
+}
+
+/// How a session is to come to TLS.
+struct Wanted<'a> {
+    connector: &'a Connector,
+    host: &'a Host,
+    ip: IpAddr,
+    tls: TlsMode,
+}
+
+/// Banner, EHLO, and where TLS is wanted STARTTLS, the handshake and EHLO again. What the server said in clear text, its
+/// capabilities first, counts for nothing inside TLS (RFC 3207 §4.2).
+async fn begin(
+    tcp: TcpStream,
+    helo: &str,
+    timeouts: &Timeouts,
+    wanted: Option<Wanted<'_>>,
+) -> Result<(Stream, Capabilities, Security), Verdict> {
+    let mut client = SmtpClient { stream: ByLine::new(tcp), timeout: timeouts.ehlo };
+    hear_banner(&mut client, timeouts).await?;
+    let offered = say_hello(&mut client, helo).await?;
+    let failed = |why: String| Verdict { stage: Stage::Tls, answer: Answer::Tls(why) };
+    let wanted = match wanted {
+        Some(wanted) if offered.starttls => wanted,
+        Some(Wanted { tls: TlsMode::Require | TlsMode::Verify, .. }) => {
+            return Err(failed("the host does not offer STARTTLS, which the route requires".to_owned()));
+        }
+        Some(_) | None => return Ok((Stream::Tcp(client.stream.inner), offered.capabilities, Security::Clear)),
+    };
+    client.timeout = timeouts.tls;
+    match client.cmd(b"STARTTLS\r\n").await {
+        // What stands behind the 220 may be somebody's who wants it to be read as an answer inside TLS.
+        Ok(reply) if reply.code == 220 && client.stream.held.is_empty() => {}
+        Ok(reply) if reply.code == 220 => {
+            return Err(failed("the host said more behind its 220 to STARTTLS".to_owned()));
+        }
+        Ok(reply) => {
+            let reply = remote(reply.code, reply.esc, reply.message);
+            return Err(failed(format!("the host refused STARTTLS: {reply}")));
+        }
+        Err(error) => return Err(failed(format!("no answer to STARTTLS: {}", shown(&error.to_string())))),
+    }
+    let Wanted { connector, host, ip, .. } = wanted;
+    let stream = match timeout(timeouts.tls, connector.connect(client.stream.inner, &host.name, ip)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(why)) => return Err(failed(format!("TLS with `{}` failed: {}", host.name, shown(&why)))),
+        Err(_) => return Err(failed(format!("TLS with `{}` failed: {TOO_LONG}", host.name))),
+    };
+    let mut client = SmtpClient { stream: ByLine::new(stream), timeout: timeouts.ehlo };
+    let hello = say_hello(&mut client, helo).await.map_err(|verdict| match verdict.answer {
+        // A server that turns our side of the handshake down says so behind its own (RFC 8446 §4.4.2.4).
+        Answer::Lost(why) => failed(format!("TLS with `{}` broke off: {}", host.name, shown(&why))),
+        _ => verdict,
+    })?;
+    let security = if connector.verifies() { Security::Verified } else { Security::Encrypted };
+    Ok((Stream::Other(Box::new(client.stream.inner)), hello.capabilities, security))
 }
 
 async fn connect(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
@@ -214,51 +352,80 @@ async fn connect(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpS
     Ok(tcp)
 }
 
-/// Banner and EHLO, or HELO where EHLO is refused (RFC 5321 §3.2). Gives the stream back, with nothing unread.
+/// Banner and EHLO in clear text. Gives the stream back, with nothing unread.
 pub async fn greet<S>(stream: S, helo: &str, timeouts: &Timeouts) -> Result<(S, Capabilities), Verdict>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let mut client = SmtpClient { stream: ByLine::new(stream), timeout: timeouts.ehlo };
-    let failed = |stage, answer| Verdict { stage, answer };
+    hear_banner(&mut client, timeouts).await?;
+    let hello = say_hello(&mut client, helo).await?;
+    Ok((client.stream.inner, hello.capabilities))
+}
+
+async fn hear_banner<S>(client: &mut SmtpClient<ByLine<S>>, timeouts: &Timeouts) -> Result<(), Verdict>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let failed = |answer| Verdict { stage: Stage::Banner, answer };
     let banner = match timeout(timeouts.banner, client.read()).await {
         Ok(Ok(banner)) => remote(banner.code, banner.esc, banner.message),
-        Ok(Err(error)) => return Err(failed(Stage::Banner, answer_of(error, client.stream.ended))),
-        Err(_) => return Err(failed(Stage::Banner, Answer::Timeout)),
+        Ok(Err(error)) => return Err(failed(answer_of(error, client.stream.ended))),
+        Err(_) => return Err(failed(Answer::Timeout)),
     };
     match banner.code {
-        220 => {}
-        400..600 => return Err(failed(Stage::Banner, Answer::Reply(banner))),
-        _ => return Err(failed(Stage::Banner, Answer::Garbled("the banner is no 220"))),
+        220 => Ok(()),
+        400..600 => Err(failed(Answer::Reply(banner))),
+        _ => Err(failed(Answer::Garbled("the banner is no 220"))),
     }
+}
 
-    let capabilities = match client.ehlo(helo).await {
-        Ok(ehlo) => Capabilities {
-            pipelining: ehlo.has_capability(smtp_proto::EXT_PIPELINING),
-            eight_bit_mime: ehlo.has_capability(smtp_proto::EXT_8BIT_MIME),
-            smtputf8: ehlo.has_capability(smtp_proto::EXT_SMTP_UTF8),
-            // No route can ask for it yet.
-            chunking: false,
-            size: ehlo.has_capability(smtp_proto::EXT_SIZE),
-            // RFC 1870 §4: zero, or no number, is no limit.
-            size_max: Some(ehlo.size as u64).filter(|&size| size > 0),
+/// The answer to EHLO.
+struct Hello {
+    capabilities: Capabilities,
+    starttls: bool,
+}
+
+/// EHLO, or HELO where EHLO is refused (RFC 5321 §3.2). Afterwards nothing is unread.
+async fn say_hello<S>(client: &mut SmtpClient<ByLine<S>>, helo: &str) -> Result<Hello, Verdict>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let failed = |answer| Verdict { stage: Stage::Ehlo, answer };
+    let hello = match client.ehlo(helo).await {
+        Ok(ehlo) => Hello {
+            starttls: ehlo.has_capability(smtp_proto::EXT_START_TLS),
+            capabilities: Capabilities {
+                pipelining: ehlo.has_capability(smtp_proto::EXT_PIPELINING),
+                eight_bit_mime: ehlo.has_capability(smtp_proto::EXT_8BIT_MIME),
+                smtputf8: ehlo.has_capability(smtp_proto::EXT_SMTP_UTF8),
+                // No route can ask for it yet.
+                chunking: false,
+                size: ehlo.has_capability(smtp_proto::EXT_SIZE),
+                // RFC 1870 §4: zero, or no number, is no limit.
+                size_max: Some(ehlo.size as u64).filter(|&size| size > 0),
+            },
         },
         Err(mail_send::Error::UnexpectedReply(reply)) if (500..600).contains(&reply.code) => {
             match client.cmd(format!("HELO {helo}\r\n")).await {
-                Ok(reply) if reply.code == 250 => Capabilities::default(),
-                Ok(reply) => {
-                    let reply = remote(reply.code, reply.esc, reply.message);
-                    return Err(failed(Stage::Ehlo, classed(reply)));
-                }
-                Err(error) => return Err(failed(Stage::Ehlo, answer_of(error, client.stream.ended))),
+                Ok(reply) if reply.code == 250 => Hello { capabilities: Capabilities::default(), starttls: false },
+                Ok(reply) => return Err(failed(classed(remote(reply.code, reply.esc, reply.message)))),
+                Err(error) => return Err(failed(answer_of(error, client.stream.ended))),
             }
         }
-        Err(error) => return Err(failed(Stage::Ehlo, answer_of(error, client.stream.ended))),
+        Err(error) => return Err(failed(answer_of(error, client.stream.ended))),
     };
     if !client.stream.held.is_empty() {
-        return Err(failed(Stage::Ehlo, Answer::Garbled("the server spoke out of turn")));
+        return Err(failed(Answer::Garbled("the server spoke out of turn")));
     }
-    Ok((client.stream.inner, capabilities))
+    Ok(hello)
+}
+
+/// Words that a peer may have chosen, as they may stand in a log, a table and a terminal.
+fn shown(text: &str) -> String {
+    let mut text = Reply::with_text(400, Enhanced(4, 0, 0), text).text.into_owned();
+    text.truncate(text.floor_char_boundary(GREETING_TEXT_MAX));
+    text
 }
 
 fn answer_of(error: mail_send::Error, ended: bool) -> Answer {
@@ -283,9 +450,8 @@ fn classed(reply: Reply) -> Answer {
 /// A reply as mail-send read it: it has taken the enhanced code out of the text.
 fn remote(code: u16, esc: [u8; 3], message: String) -> Reply {
     let enhanced = Enhanced(esc[0], u16::from(esc[1]), u16::from(esc[2]));
-    let mut text = Reply::with_text(code, enhanced, message.trim_end()).text.into_owned();
-    text.truncate(text.floor_char_boundary(GREETING_TEXT_MAX));
-    Reply { code, enhanced: (u16::from(esc[0]) == code / 100).then_some(enhanced), text: Cow::Owned(text) }
+    let text = Cow::Owned(shown(message.trim_end()));
+    Reply { code, enhanced: (u16::from(esc[0]) == code / 100).then_some(enhanced), text }
 }
 
 /// Hands out what the server says line by line, so that mail-send never holds more than it understands.
@@ -384,8 +550,14 @@ const GREETING_TEXT_MAX: usize = REPLY_TEXT_OCTETS_MAX;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::tls::tests::Authority;
+    use crate::tls::{self, MaybeTls};
 
     /// A server that says each text after one read from the client; the first at once.
     async fn greeted(says: &[&str]) -> (Result<Capabilities, Verdict>, String) {
@@ -468,25 +640,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_route_that_requires_tls_is_never_dialled_in_clear_text() {
-        let dial = TcpDial { timeouts: Timeouts::rfc5321() };
-        let host = Host { name: "127.0.0.1".to_owned(), port: 1 };
-        for tls in [TlsMode::Require, TlsMode::Verify] {
-            let route = Route {
-                name: "crm".to_owned(),
-                hosts: vec![host.clone()],
-                tls,
-                helo: None,
-                source: None,
-                concurrency: 1,
-                dedupe: None,
-            };
-            let error = dial.dial(&route, &host, "mx.example").await.map(|_| ()).unwrap_err();
-            assert!(matches!(error.verdict.answer, Answer::Tls(_)));
-        }
-    }
-
-    #[tokio::test]
     async fn a_session_over_tcp() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -503,15 +656,167 @@ mod tests {
             name: "crm".to_owned(),
             hosts: vec![host.clone()],
             tls: TlsMode::Off,
+            ca: None,
             helo: None,
             source: Some("127.0.0.1".parse().unwrap()),
             concurrency: 1,
             dedupe: None,
         };
-        let dial = TcpDial { timeouts: Timeouts::rfc5321() };
+        let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
         let connection = dial.dial(&route, &host, "mx.example").await.unwrap_or_else(|e| panic!("{e:?}"));
         assert!(connection.session.capabilities.pipelining);
         assert_eq!(connection.peer, format!("localhost[127.0.0.1]:{port}"));
         assert!(server.await.is_ok());
+    }
+
+    /// What a host does about STARTTLS.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Habit {
+        NotOffered,
+        Sound,
+        Refused,
+        /// Somebody put a reply behind the 220.
+        Injected,
+        /// Says 220 and knows no TLS.
+        Broken,
+        /// Makes the handshake and closes.
+        Closes,
+    }
+
+    /// A host of this habit: where, and how many sessions it has seen.
+    async fn host_that(habit: Habit, server: tls::Server) -> (u16, Arc<AtomicUsize>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sessions = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&sessions);
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                seen.fetch_add(1, Ordering::Relaxed);
+                // The client may leave at any point.
+                let _ = one_session(habit, MaybeTls::Plain(tcp), &server).await;
+            }
+        });
+        (port, sessions)
+    }
+
+    async fn one_session(habit: Habit, mut stream: MaybeTls<TcpStream>, server: &tls::Server) -> io::Result<()> {
+        stream.write_all(b"220 hi\r\n").await?;
+        hear(&mut stream).await?;
+        let offer: &[u8] = match habit {
+            Habit::NotOffered => b"250-hi\r\n250 SIZE 10\r\n",
+            _ => b"250-hi\r\n250-SIZE 10\r\n250 STARTTLS\r\n",
+        };
+        stream.write_all(offer).await?;
+        match &*hear(&mut stream).await? {
+            b"" => return Ok(()),
+            heard => assert_eq!(heard, b"STARTTLS\r\n"),
+        }
+        stream
+            .write_all(match habit {
+                Habit::Refused => b"454 4.7.0 not now\r\n",
+                Habit::Injected => b"220 go\r\n250 SIZE 9\r\n",
+                _ => b"220 go\r\n",
+            })
+            .await?;
+        if habit == Habit::Broken {
+            hear(&mut stream).await?;
+            return stream.write_all(b"250 what?\r\n").await;
+        }
+        if stream.accept(server).await.is_ok() && habit != Habit::Closes {
+            hear(&mut stream).await?;
+            stream.write_all(b"250-hi\r\n250 PIPELINING\r\n").await?;
+            stream.flush().await?;
+            hear(&mut stream).await?;
+        }
+        Ok(())
+    }
+
+    /// What one read brings.
+    async fn hear(stream: &mut MaybeTls<TcpStream>) -> io::Result<Vec<u8>> {
+        let mut heard = Vec::new();
+        stream.read_buf(&mut heard).await?;
+        Ok(heard)
+    }
+
+    #[tokio::test]
+    async fn how_each_route_gets_on_with_each_host() {
+        use Habit::{Broken, Closes, Injected, NotOffered, Refused, Sound};
+        use TlsMode::{Off, Opportunistic, Require, Verify};
+        let authority = Authority::new();
+        // certificate's name, habit, route; what comes of it; sessions
+        for (name, habit, tls, want, sessions) in [
+            ("localhost", Sound, Off, "Clear", 1),
+            ("localhost", NotOffered, Opportunistic, "Clear", 1),
+            ("localhost", Sound, Opportunistic, "Encrypted", 1),
+            ("other.example", Sound, Opportunistic, "Encrypted", 1),
+            ("localhost", Refused, Opportunistic, "the host refused STARTTLS: 454 4.7.0 not now", 2),
+            ("localhost", Injected, Opportunistic, "said more behind its 220", 2),
+            ("localhost", Broken, Opportunistic, "corrupt", 2),
+            ("localhost", Closes, Opportunistic, "broke off", 2),
+            ("other.example", Sound, Require, "Encrypted", 1),
+            ("localhost", NotOffered, Require, "does not offer STARTTLS", 1),
+            ("localhost", Refused, Require, "the host refused STARTTLS: 454 4.7.0 not now", 1),
+            ("localhost", Injected, Require, "said more behind its 220", 1),
+            ("localhost", Broken, Require, "corrupt", 1),
+            ("localhost", Closes, Require, "broke off", 1),
+            ("localhost", Sound, Verify, "Verified", 1),
+            ("other.example", Sound, Verify, "not valid for name", 1),
+            ("localhost", NotOffered, Verify, "does not offer STARTTLS", 1),
+            ("localhost", Broken, Verify, "corrupt", 1),
+        ] {
+            let case = format!("{name} {habit:?} {tls:?}");
+            let (port, seen) = host_that(habit, tls::Server::open(authority.issue(name, 2096)).unwrap()).await;
+            let host = Host { name: "localhost".to_owned(), port };
+            let route = Route {
+                name: "crm".to_owned(),
+                hosts: vec![host.clone()],
+                tls,
+                ca: Some(authority.ca()),
+                helo: None,
+                source: Some("127.0.0.1".parse().unwrap()),
+                concurrency: 1,
+                dedupe: None,
+            };
+            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+            let got = match dial.dial(&route, &host, "mx.example").await {
+                Ok(Connection { security, session, .. }) => {
+                    let encrypted = matches!(security, Security::Encrypted | Security::Verified);
+                    assert_eq!(session.capabilities.pipelining, encrypted, "{case}");
+                    assert_eq!(
+                        session.capabilities.size, !encrypted,
+                        "what was said in clear text is forgotten: {case}"
+                    );
+                    assert!(encrypted || !matches!(tls, Require | Verify), "{case}");
+                    format!("{security:?}")
+                }
+                Err(error) => {
+                    assert_eq!(error.verdict.stage, Stage::Tls, "{case}");
+                    assert_eq!(crate::relay::outcome::result(&error.verdict), "tls", "{case}");
+                    assert!(matches!(tls, Require | Verify), "{case}");
+                    format!("{:?}", error.verdict.answer)
+                }
+            };
+            assert!(got.contains(want), "{case}: {got}");
+            assert_eq!(seen.load(Ordering::Relaxed), sessions, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_route_whose_roots_were_not_read_is_never_dialled() {
+        let host = Host { name: "127.0.0.1".to_owned(), port: 1 };
+        let route = Route {
+            name: "crm".to_owned(),
+            hosts: vec![host.clone()],
+            tls: TlsMode::Verify,
+            ca: None,
+            helo: None,
+            source: None,
+            concurrency: 1,
+            dedupe: None,
+        };
+        let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
+        let error = dial.dial(&route, &host, "mx.example").await.map(|_| ()).unwrap_err();
+        assert!(matches!(error.verdict.answer, Answer::Tls(_)));
     }
 }

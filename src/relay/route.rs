@@ -4,6 +4,7 @@
 //! conductor looks them up, legs of such a route are held.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A configured way out (`[route.<name>]`).
@@ -13,6 +14,8 @@ pub struct Route {
     /// Tried in order. Empty: the MX of the recipient's domain.
     pub hosts: Vec<Host>,
     pub tls: TlsMode,
+    /// Roots in PEM beside the system's, for [`TlsMode::Verify`].
+    pub ca: Option<PathBuf>,
     /// Our name in EHLO; the daemon's hostname where the route names none.
     pub helo: Option<String>,
     /// The local address to connect from.
@@ -35,7 +38,10 @@ pub struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     Off,
+    /// Where the host offers it and it comes about; else in clear text.
     Opportunistic,
+    /// Always, with any certificate.
     Require,
+    /// Always, with a certificate that leads to a known root and bears the host's name.
     Verify,
 }
