@@ -4,13 +4,14 @@
 //! nothing is accepted that could not be kept, and `addresses.json` last, so that who reads it can connect.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::address::Mailbox;
@@ -27,6 +28,7 @@ use crate::queue::sqlite::{self, Filter, MessageRow, Mode, Observer, SqliteStore
 use crate::queue::{State, Store};
 use crate::relay::dial::{TcpDial, Timeouts};
 use crate::smtp::settings::Settings;
+use crate::tls::{self, ListenerTls};
 
 /// A running daemon.
 pub struct Daemon {
@@ -49,6 +51,7 @@ impl Daemon {
         let metrics = Metrics::install()?;
         let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
         let store = open_store(&config, &clock, &handover)?;
+        let certificate = open_certificate(&config, clock.now())?;
         let listeners = bind_all(&config).await?;
         let admin = match &config.admin {
             Some(admin) => Some(bind(admin.address).await?),
@@ -65,10 +68,11 @@ impl Daemon {
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
         };
-        let inbound = Inbound::new(parts, ruling(&config)?);
-        let outbound = start_outbound(&config, &clock, &store, chance, handover);
+        let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
+        let outbound = start_outbound(&config, &clock, &store, chance, handover)?;
 
-        let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
+        let addresses =
+            listeners.iter().map(|(_, _, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         let control = Control {
             clock: Arc::clone(&clock),
@@ -84,8 +88,15 @@ impl Daemon {
         if let Some(admin) = admin {
             tasks.push(tokio::spawn(http::serve(admin, Arc::new(health(metrics, &store)))));
         }
-        for (name, listener) in listeners {
-            tasks.push(tokio::spawn(Arc::clone(&inbound).listen(listener, name)));
+        if let Some(server) = certificate {
+            let names = listeners.iter().filter(|(_, tls, _)| *tls != ListenerTls::Off);
+            let names = names.map(|(name, ..)| name.clone()).collect();
+            // Where signals cannot be heard the files are still looked at.
+            let hang_up = signal(SignalKind::hangup()).ok();
+            tasks.push(tokio::spawn(keep_certificate(server, names, Arc::clone(&clock), hang_up)));
+        }
+        for (name, tls, listener) in listeners {
+            tasks.push(tokio::spawn(Arc::clone(&inbound).listen(listener, name, tls)));
         }
         write_addresses(&config.data, &addresses, admin_address)?;
         events::serving(&format!("{addresses:?}"), admin_address);
@@ -168,7 +179,7 @@ impl Observer for StoreEvents {
     }
 }
 
-fn ruling(config: &Config) -> anyhow::Result<Ruling> {
+fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruling> {
     let postmaster = match config.rules.postmaster() {
         Some(mailbox) => mailbox,
         // Without a domain of ours nobody takes it; the rules will say so.
@@ -182,6 +193,7 @@ fn ruling(config: &Config) -> anyhow::Result<Ruling> {
         routes: config.routes.clone(),
         legs_max: limits.legs,
         balancers: config.listeners.iter().map(|listener| (listener.name.clone(), listener.proxy.clone())).collect(),
+        tls,
     })
 }
 
@@ -191,12 +203,12 @@ fn start_outbound(
     store: &Arc<SqliteStore>,
     chance: Arc<Chance>,
     handover: Arc<Handover>,
-) -> Outbound {
+) -> anyhow::Result<Outbound> {
     let timeouts = Timeouts::rfc5321();
     let ports = Ports {
         clock: Arc::clone(clock),
         store: Arc::clone(store) as Arc<dyn Store>,
-        dial: Arc::new(TcpDial { timeouts }),
+        dial: Arc::new(TcpDial::new(timeouts, config.routes.values().map(|route| &**route))?),
         chance,
         handover,
     };
@@ -206,13 +218,64 @@ fn start_outbound(
         expire: config.queue.expire,
         timeouts,
     };
-    Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect())
+    Ok(Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect()))
 }
 
-async fn bind_all(config: &Config) -> anyhow::Result<Vec<(String, TcpListener)>> {
+fn open_certificate(config: &Config, now: Timestamp) -> anyhow::Result<Option<Arc<tls::Server>>> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let server = tls::Server::open(files.clone())?;
+    if server.expires() <= now {
+        events::certificate_expired(server.expires());
+    }
+    Ok(Some(Arc::new(server)))
+}
+
+/// Reads the certificate anew when its files change, as a renewal leaves them, and at SIGHUP.
+async fn keep_certificate(
+    server: Arc<tls::Server>,
+    listeners: Vec<String>,
+    clock: Arc<dyn Clock>,
+    mut hang_up: Option<Signal>,
+) {
+    let tell_expiry = |expires| listeners.iter().for_each(|name| events::certificate_expiry(name, expires));
+    let mut seen = stamps(server.files());
+    tell_expiry(server.expires());
+    loop {
+        let asked = async {
+            match &mut hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let asked = tokio::time::timeout(CERTIFICATE_LOOK, asked).await.is_ok();
+        let stamps = stamps(server.files());
+        if !asked && stamps == seen {
+            continue;
+        }
+        seen = stamps;
+        match server.reload(clock.now()) {
+            Ok(expires) => {
+                events::certificate_reloaded(expires);
+                tell_expiry(expires);
+            }
+            // Also between the writing of one file and the other; then the next look finds both.
+            Err(error) => events::certificate_kept(&error),
+        }
+    }
+}
+
+/// What tells that a file was written anew.
+fn stamps(files: &tls::Files) -> [Option<(u64, i64, i64)>; 2] {
+    [&files.certificate, &files.key].map(|path| {
+        let data = std::fs::metadata(path).ok()?;
+        Some((data.ino(), data.mtime(), data.mtime_nsec()))
+    })
+}
+
+async fn bind_all(config: &Config) -> anyhow::Result<Vec<(String, ListenerTls, TcpListener)>> {
     let mut listeners = Vec::new();
     for listener in &config.listeners {
-        listeners.push((listener.name.clone(), bind(listener.address).await?));
+        listeners.push((listener.name.clone(), listener.tls, bind(listener.address).await?));
     }
     Ok(listeners)
 }
@@ -319,6 +382,8 @@ pub fn raise_descriptor_limit() {
 const LANE_PLACES: usize = 1_000;
 /// SIGTERM to exit in under five seconds, as service managers and operators expect.
 const DRAIN: Duration = Duration::from_secs(4);
+/// A renewal comes weeks before it is needed.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// Legs of one message are next to each other; more than the demonstration makes.

@@ -38,6 +38,37 @@ pub fn accept_failed(listener: &str, error: &std::io::Error) {
     warn!(event = "accept-failed", listener, %error, "cannot accept a connection, trying again");
 }
 
+/// A handshake with a client ended: with the version, or why not.
+pub fn tls_accepted(listener: &str, client: IpAddr, made: Result<&str, &String>) {
+    let result = made.unwrap_or("failed").to_owned();
+    counter!("pointsman_tls_handshakes_total", "listener" => listener.to_owned(), "result" => result).increment(1);
+    match made {
+        Ok(version) => debug!(event = "tls", listener, %client, version),
+        Err(why) => info!(event = "tls-failed", listener, %client, why = %quoted(why)),
+    }
+}
+
+/// When the certificate of a listener expires.
+pub fn certificate_expiry(listener: &str, expires: Timestamp) {
+    gauge!("pointsman_tls_certificate_expiry_timestamp_seconds", "listener" => listener.to_owned())
+        .set((expires.0 / 1000) as f64);
+}
+
+/// The certificate in use has expired. It still encrypts for those who do not look.
+pub fn certificate_expired(expires: Timestamp) {
+    tracing::error!(event = "certificate-expired", %expires, "the TLS certificate has expired");
+}
+
+/// The certificate was read anew.
+pub fn certificate_reloaded(expires: Timestamp) {
+    info!(event = "certificate-reloaded", %expires);
+}
+
+/// The certificate could not be read anew; the old one stays in use.
+pub fn certificate_kept(error: &dyn Display) {
+    tracing::error!(event = "certificate-kept", %error, "the new TLS certificate cannot be used, the old one stays");
+}
+
 // Recipients and messages
 
 pub fn recipient_accepted() {
@@ -171,6 +202,11 @@ pub fn attempt_ended(event: AttemptEnded<'_>) {
         state = event.state,
         reason = event.reason,
     );
+}
+
+/// A host with which TLS failed is spoken to in clear text, as its route allows.
+pub fn tls_given_up(route: &str, peer: &str, why: &str) {
+    warn!(event = "tls-given-up", route, peer, why = %quoted(why), "TLS failed, going on in clear text");
 }
 
 /// A leg was delivered, so long after its message was received.

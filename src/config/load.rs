@@ -2,11 +2,15 @@
 //!
 //! `rules` may hold `*` in a file name. Files that it finds are read in the order of their names.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Report, Source};
+use crate::clock::{Clock, SystemClock};
+use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
+use crate::relay::TlsMode;
 use crate::rules::set::Counts;
+use crate::tls;
 
 use super::raw::{self, Raw};
 use super::{Config, RuleSource, resolve};
@@ -39,7 +43,9 @@ fn read_all(path: &Path, report: &mut Report) -> Option<Config> {
         read_bounded(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let before = report.errors();
+    let placed = CertificatePlaces::of(&raw);
     let config = resolve(path, raw, sources, &read, report);
+    let config = config.filter(|config| placed.check(config, report));
     // Errors in the main file do not keep the rules from being checked, but they keep the whole from being used.
     let config = if before > 0 { None } else { config };
     config.inspect(|config| secrets_readable_by_all(config, report))
@@ -58,6 +64,58 @@ pub(super) fn data_dir(path: &Path) -> Result<PathBuf, Report> {
     match raw::read(&source, &mut report) {
         Some(raw) => Ok(super::data_dir(path, &raw)),
         None => Err(report),
+    }
+}
+
+/// Where the configuration names files of certificates.
+struct CertificatePlaces {
+    certificate: Option<Place>,
+    key: Option<Place>,
+    /// By route.
+    ca: BTreeMap<String, Place>,
+}
+
+impl CertificatePlaces {
+    fn of(raw: &Raw) -> CertificatePlaces {
+        let place = |written: &Option<Placed<String>>| written.as_ref().map(|written| written.place.clone());
+        CertificatePlaces {
+            certificate: raw.tls.as_ref().and_then(|tls| place(&tls.certificate)),
+            key: raw.tls.as_ref().and_then(|tls| place(&tls.key)),
+            ca: raw.routes.iter().filter_map(|r| Some((r.name.value.clone(), place(&r.ca)?))).collect(),
+        }
+    }
+
+    /// Whether all certificates can be used.
+    fn check(&self, config: &Config, report: &mut Report) -> bool {
+        let before = report.errors();
+        if let Some(files) = &config.tls {
+            match tls::Server::open(files.clone()) {
+                Ok(server) if server.expires() <= SystemClock::new().now() => {
+                    // Most senders encrypt without looking, so it is better than none.
+                    let what =
+                        format!("the certificate in `{}` expired at {}", files.certificate.display(), server.expires());
+                    report.add(placed(Diagnostic::warning(what), self.certificate.as_ref()));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let place = if error.path() == files.key { &self.key } else { &self.certificate };
+                    report.add(placed(Diagnostic::error(error.to_string()), place.as_ref()));
+                }
+            }
+        }
+        for route in config.routes.values().filter(|route| route.tls == TlsMode::Verify && route.ca.is_some()) {
+            if let Err(error) = tls::Connector::verifying(route.ca.as_deref()) {
+                report.add(placed(Diagnostic::error(error.to_string()), self.ca.get(&route.name)));
+            }
+        }
+        report.errors() == before
+    }
+}
+
+fn placed(finding: Diagnostic, place: Option<&Place>) -> Diagnostic {
+    match place {
+        Some(place) => finding.at(place),
+        None => finding,
     }
 }
 

@@ -15,11 +15,13 @@ use crate::log::Format as LogFormat;
 use crate::network::Network;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
+use crate::tls;
 
 pub mod units;
 pub mod raw;
 pub mod load;
 
+pub use crate::tls::ListenerTls;
 pub use load::{Summary, check};
 
 use raw::{Raw, RawRoute};
@@ -36,6 +38,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
+    /// There where a listener wants TLS.
+    pub tls: Option<tls::Files>,
     pub limits: Limits,
     /// Always has `default`.
     pub routes: BTreeMap<String, Arc<Route>>,
@@ -59,13 +63,6 @@ pub struct Listener {
     pub tls: ListenerTls,
     /// Peers that must send a PROXY header.
     pub proxy: Vec<Network>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerTls {
-    Off,
-    StartTls,
-    Implicit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +130,8 @@ pub fn resolve(
     let before = report.errors();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let listeners = listeners(&raw, report);
-    let routes = routes(&raw, report);
+    let routes = routes(&raw, &folder, report);
+    let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
     let parsed = rules::parse(&sources, &Surroundings { routes: &has_hosts, read }, report);
@@ -156,6 +154,7 @@ pub fn resolve(
         hostname: hostname.value.to_string(),
         listeners,
         upstream: raw.upstream,
+        tls,
         limits: Limits {
             message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),
             recipients: count(raw.recipients, RECIPIENTS),
@@ -186,7 +185,7 @@ fn data_dir(path: &Path, raw: &Raw) -> PathBuf {
 }
 
 fn listeners(raw: &Raw, report: &mut Report) -> Vec<Listener> {
-    let tls_default = if raw.has_tls { ListenerTls::StartTls } else { ListenerTls::Off };
+    let tls_default = if raw.tls.is_some() { ListenerTls::StartTls } else { ListenerTls::Off };
     if raw.listeners.is_empty() {
         let address = SocketAddr::from(LISTENER);
         return vec![Listener { name: "0".to_owned(), address, tls: tls_default, proxy: Vec::new() }];
@@ -200,7 +199,7 @@ fn listeners(raw: &Raw, report: &mut Report) -> Vec<Listener> {
         }
         // Whoever wants encryption and gets none must not learn it from a packet dump.
         if let Some(Placed { value: ListenerTls::StartTls | ListenerTls::Implicit, place }) = &entry.tls
-            && !raw.has_tls
+            && raw.tls.is_none()
         {
             let bare = Diagnostic::error("the listener wants TLS, and there is no `[tls]`").at(place);
             report.add(bare.help("add `[tls]` with `certificate` and `key`, or write `tls = \"off\"`"));
@@ -212,7 +211,14 @@ fn listeners(raw: &Raw, report: &mut Report) -> Vec<Listener> {
     listeners
 }
 
-fn routes(raw: &Raw, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
+/// Where the certificate stands. `None` also where a key is missing, which is an error of its own.
+fn files(raw: &Raw, folder: &Path) -> Option<tls::Files> {
+    let tls = raw.tls.as_ref()?;
+    let path = |written: &Option<Placed<String>>| written.as_ref().map(|written| folder.join(&written.value));
+    Some(tls::Files { certificate: path(&tls.certificate)?, key: path(&tls.key)? })
+}
+
+fn routes(raw: &Raw, folder: &Path, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
     let mut names: Vec<&str> = raw.routes.iter().map(|route| route.name.value.as_str()).collect();
     names.push("default");
     for fallback in raw.routes.iter().filter_map(|route| route.fallback.as_ref()) {
@@ -225,17 +231,23 @@ fn routes(raw: &Raw, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
         }
     }
     let mut routes: BTreeMap<String, Arc<Route>> =
-        raw.routes.iter().map(|r| (r.name.value.clone(), route(r))).collect();
+        raw.routes.iter().map(|r| (r.name.value.clone(), route(r, folder, report))).collect();
     routes.entry("default".to_owned()).or_insert_with(|| Arc::new(default_route("default")));
     routes
 }
 
-fn route(raw: &RawRoute) -> Arc<Route> {
+fn route(raw: &RawRoute, folder: &Path, report: &mut Report) -> Arc<Route> {
     let default = default_route(&raw.name.value);
+    let tls = raw.tls.unwrap_or(default.tls);
+    if let Some(ca) = raw.ca.as_ref().filter(|_| tls != TlsMode::Verify) {
+        let idle = Diagnostic::warning(format!("`route.{}.ca` is not looked at", raw.name.value)).at(&ca.place);
+        report.add(idle.help("certificates are verified with `tls = \"verify\"` only"));
+    }
     let port = raw.port.unwrap_or(SMTP_PORT);
     Arc::new(Route {
         hosts: raw.hosts.iter().map(|h| Host { name: h.name.clone(), port: h.port.unwrap_or(port) }).collect(),
-        tls: raw.tls.unwrap_or(default.tls),
+        tls,
+        ca: raw.ca.as_ref().map(|ca| folder.join(&ca.value)),
         helo: raw.helo.clone(),
         source: raw.source,
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
@@ -251,6 +263,7 @@ fn default_route(name: &str) -> Route {
         hosts: Vec::new(),
         // RFC 7435: encrypt where the other side can; a CRM that can be verified is told so by its route.
         tls: TlsMode::Opportunistic,
+        ca: None,
         helo: None,
         source: None,
         concurrency: CONCURRENCY,

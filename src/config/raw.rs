@@ -22,8 +22,7 @@ pub struct Raw {
     pub data: Option<String>,
     pub rules: Option<Vec<Placed<String>>>,
     pub listeners: Vec<RawListener>,
-    /// There is a `[tls]`.
-    pub has_tls: bool,
+    pub tls: Option<RawTls>,
     pub message_size: Option<u64>,
     pub recipients: Option<u64>,
     pub legs: Option<u64>,
@@ -50,11 +49,18 @@ pub struct RawListener {
 }
 
 #[derive(Debug)]
+pub struct RawTls {
+    pub certificate: Option<Placed<String>>,
+    pub key: Option<Placed<String>>,
+}
+
+#[derive(Debug)]
 pub struct RawRoute {
     pub name: Placed<String>,
     pub hosts: Vec<RawHost>,
     pub port: Option<u16>,
     pub tls: Option<TlsMode>,
+    pub ca: Option<Placed<String>>,
     pub helo: Option<String>,
     pub source: Option<IpAddr>,
     pub concurrency: Option<u64>,
@@ -90,7 +96,8 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     raw.hostname = root.require("hostname").and_then(|v| v.parsed(hostname));
     raw.data = root.take("data").and_then(|v| v.string()).map(|path| path.value);
     raw.rules = root.take("rules").map(|v| v.one_or_many().iter().filter_map(Value::string).collect());
-    raw.listeners = root.sections("listener").into_iter().map(|section| listener(section, &mut raw.inert)).collect();
+    raw.listeners = root.sections("listener").into_iter().map(listener).collect();
+    raw.tls = root.section("tls").map(tls);
     for (name, value) in root.section("route").iter().flat_map(Section::entries) {
         raw.routes.extend(route(name, &value, &mut raw.inert));
     }
@@ -109,10 +116,9 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         raw.upstream = upstream(section);
     }
     type Check = fn(Section<'_>);
-    let not_built: [(&str, Check); 5] = [("tls", tls), ("dns", dns), ("auth", auth), ("spam", spam), ("srs", srs)];
+    let not_built: [(&str, Check); 4] = [("dns", dns), ("auth", auth), ("spam", spam), ("srs", srs)];
     for (name, check) in not_built {
         let Some(section) = root.section(name) else { continue };
-        raw.has_tls |= name == "tls";
         raw.inert.push(format!("[{name}]"));
         check(section);
     }
@@ -129,15 +135,12 @@ fn hostname(text: &str) -> Result<Domain, String> {
     }
 }
 
-fn listener(mut section: Section<'_>, inert: &mut Vec<String>) -> RawListener {
+fn listener(mut section: Section<'_>) -> RawListener {
     let place = section.place();
     let words = [("off", ListenerTls::Off), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
     let name = section.take("name").and_then(|v| v.string());
     let address = section.require("address").and_then(|v| v.parsed(socket_address));
     let tls = section.take("tls").and_then(|v| v.choice(&words));
-    if tls.as_ref().is_some_and(|tls| tls.value != ListenerTls::Off) {
-        inert.push("listener.tls".to_owned());
-    }
     let proxy: Vec<Network> = section.take("proxy").map(|v| networks(&v)).unwrap_or_default();
     section.finish();
     RawListener { name, address, tls, proxy, place }
@@ -164,6 +167,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
         port: section.take("port").and_then(|v| v.integer(1..=65_535)).and_then(|p| u16::try_from(p.value).ok()),
         tls: section.take("tls").and_then(|v| v.choice(&tls)).map(|tls| tls.value),
+        ca: section.take("ca").and_then(|v| v.string()),
         helo: section.take("helo").and_then(|v| v.parsed(hostname)).map(|helo| helo.value.to_string()),
         source: section.take("source").and_then(|v| v.parsed(ip)).map(|source| source.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
@@ -177,7 +181,6 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         }
     };
     unbuilt("fallback", route.fallback.is_some());
-    unbuilt("ca", section.take("ca").is_some_and(|v| v.string().is_some()));
     unbuilt("user", section.take("user").is_some_and(|v| v.string().is_some()));
     unbuilt("password-file", section.take("password-file").is_some_and(|v| v.string().is_some()));
     let families = [("any", ()), ("ipv4", ()), ("ipv6", ())];
@@ -305,13 +308,16 @@ fn admin(mut section: Section<'_>) -> RawAdmin {
     admin
 }
 
-// The sections that are not built yet: only their form is looked at.
-
-fn tls(mut section: Section<'_>) {
-    let _ = section.require("certificate").and_then(|v| v.string());
-    let _ = section.require("key").and_then(|v| v.string());
+fn tls(mut section: Section<'_>) -> RawTls {
+    let tls = RawTls {
+        certificate: section.require("certificate").and_then(|v| v.string()),
+        key: section.require("key").and_then(|v| v.string()),
+    };
     section.finish();
+    tls
 }
+
+// The sections that are not built yet: only their form is looked at.
 
 fn dns(mut section: Section<'_>) {
     if let Some(servers) = section.take("servers") {

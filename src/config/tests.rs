@@ -34,9 +34,10 @@ fn the_example_of_the_design_loads() {
     assert_eq!(config.limits, Limits { message_size: 50 * units::MIB, recipients: 100, legs: 200 });
     assert_eq!(config.routes.keys().collect::<Vec<_>>(), ["crm", "default", "google"]);
     assert_eq!(config.routes["crm"].tls, TlsMode::Verify);
+    assert_eq!(config.tls.unwrap().certificate, Path::new("/etc/p/fullchain.pem"));
     assert_eq!(config.queue.retry.len(), 5);
     assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/admin.token"));
-    let inert = ["[auth]", "[dns]", "[spam]", "[srs]", "[tls]", "[upstream]"];
+    let inert = ["[auth]", "[dns]", "[spam]", "[srs]", "[upstream]"];
     assert!(inert.iter().all(|section| config.inert.contains(&(*section).to_owned())), "{:?}", config.inert);
     assert!(!config.inert.contains(&"listener.proxy".to_owned()));
     assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
@@ -70,6 +71,16 @@ fn paths_are_relative_to_the_file() {
     let config = config("data = 'state'\n[admin]\naddress = '127.0.0.1:0'\n");
     assert_eq!(config.data, Path::new("/etc/p/state"));
     assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/state/admin.token"));
+}
+
+#[test]
+fn a_ca_stands_beside_the_file_and_is_looked_at_by_verify_alone() {
+    let config = config("[route.crm]\ntls = 'verify'\nca = 'crm.pem'\n");
+    assert_eq!(config.routes["crm"].ca.as_deref(), Some(Path::new("/etc/p/crm.pem")));
+    for tls in ["off", "opportunistic", "require"] {
+        let found = errors(&format!("[route.crm]\ntls = '{tls}'\nca = 'crm.pem'\n"));
+        assert_eq!(found, ["`route.crm.ca` is not looked at"], "{tls}");
+    }
 }
 
 #[test]

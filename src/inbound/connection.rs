@@ -26,14 +26,16 @@ use crate::message::Head;
 use crate::queue::{BodyWriter, Queued, Refused, StoreError};
 use crate::reply::{self, Refusal, Reply};
 use crate::rules::{Fact, Verdict};
-use crate::smtp::session::{Cause, Ending, Event, FEED_OCTETS_MAX, Opening, Session};
+use crate::smtp::session::{Cause, Ending, Event, FEED_OCTETS_MAX, Opening, Security, Session};
+use crate::tls::{ListenerTls, MaybeTls};
 
 /// A session and all that it owns.
 pub(super) struct Connection<'a, S> {
     inbound: &'a Arc<Inbound>,
     ruling: Arc<Ruling>,
-    stream: S,
+    stream: MaybeTls<S>,
     listener: &'a str,
+    tls: ListenerTls,
     session: Session,
     client: Client,
     incoming: Option<Incoming>,
@@ -53,6 +55,7 @@ struct Incoming {
 enum Next {
     On,
     Wait,
+    StartTls,
     End(Envelope),
     Close(&'static str),
 }
@@ -61,18 +64,34 @@ impl<'a, S> Connection<'a, S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    pub(super) fn new(inbound: &'a Arc<Inbound>, stream: S, peer: SocketAddr, listener: &'a str) -> Self {
+    pub(super) fn new(
+        inbound: &'a Arc<Inbound>,
+        stream: S,
+        peer: SocketAddr,
+        listener: &'a str,
+        tls: ListenerTls,
+    ) -> Self {
         let ruling = inbound.ruling();
-        let session = Session::new(Arc::clone(&ruling.session));
+        let security = match tls {
+            ListenerTls::Implicit => Security::Up,
+            ListenerTls::StartTls if ruling.tls.is_some() => Security::Offered,
+            ListenerTls::StartTls | ListenerTls::Off => Security::Plain,
+        };
+        let session = Session::with_security(Arc::clone(&ruling.session), security);
         let ip = peer.ip().to_canonical();
         let client = Client { ip, ptr: None, helo: String::new(), extended: false, tls: false };
         let draining = inbound.draining.subscribe();
         let pace = Pace::new(inbound.clock.monotonic());
-        Connection { inbound, ruling, stream, listener, session, client, incoming: None, pace, draining }
+        let stream = MaybeTls::Plain(stream);
+        Connection { inbound, ruling, stream, listener, tls, session, client, incoming: None, pace, draining }
     }
 
     /// Runs the session to its end, and says how it ended.
     pub(super) async fn run(mut self) -> &'static str {
+        // RFC 8314 §3.3: the handshake comes before the banner, and without it there is no session.
+        if self.tls == ListenerTls::Implicit && !self.secure().await {
+            return "tls";
+        }
         let opening = if self.spoke_early().await { Opening::Early } else { Opening::Polite };
         self.session.greet(opening);
         loop {
@@ -84,11 +103,13 @@ where
                         self.session.feed_eof();
                     }
                 }
+                Next::StartTls => self.start_tls().await,
                 Next::End(envelope) => self.finish(envelope).await,
                 Next::Close(why) => {
                     // The client may be gone already; there is nobody left to tell.
                     let _ = self.flush().await;
-                    let _ = self.stream.shutdown().await;
+                    // TLS has a farewell, for which a client that does not read must not be waited for.
+                    let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, self.stream.shutdown()).await;
                     return why;
                 }
             }
@@ -99,6 +120,7 @@ where
     async fn step(&mut self) -> Next {
         match self.session.poll() {
             Event::Wait => return Next::Wait,
+            Event::StartTls => return Next::StartTls,
             Event::Hello { name, extended } => {
                 self.client.helo = name.to_owned();
                 self.client.extended = extended;
@@ -131,6 +153,27 @@ where
             Event::Close(ending) => return Next::Close(describe(ending)),
         }
         Next::On
+    }
+
+    /// Says the 220, then makes the handshake. What the client said before it is forgotten on both sides of the machine.
+    async fn start_tls(&mut self) {
+        if self.flush().await.is_err() || !self.secure().await {
+            return self.session.feed_eof();
+        }
+        self.client.helo.clear();
+        self.client.extended = false;
+        self.session.tls_up();
+    }
+
+    /// Makes the handshake. After a failure the stream is closed.
+    async fn secure(&mut self) -> bool {
+        let made = match &self.ruling.tls {
+            Some(server) => self.stream.accept(server).await,
+            None => Err("there is no certificate".to_owned()),
+        };
+        self.client.tls = made.is_ok();
+        events::tls_accepted(self.listener, self.client.ip, made.as_deref());
+        self.client.tls
     }
 
     fn reset(&mut self, cause: &Cause) {
@@ -202,7 +245,12 @@ where
             return Ok(());
         }
         // A client that does not read is as gone as one that does not write.
-        let write = self.stream.write_all(self.session.output());
+        let (stream, output) = (&mut self.stream, self.session.output());
+        let write = async {
+            stream.write_all(output).await?;
+            // TLS may keep the end of what it took.
+            stream.flush().await
+        };
         tokio::time::timeout(WRITE_TIMEOUT, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
         self.session.flushed();
         Ok(())

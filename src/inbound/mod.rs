@@ -23,6 +23,7 @@ use crate::relay::Route;
 use crate::reply;
 use crate::rules::RuleSet;
 use crate::smtp::settings::Settings;
+use crate::tls::{self, ListenerTls};
 
 mod balancer;
 mod pace;
@@ -38,6 +39,8 @@ pub struct Ruling {
     pub legs_max: usize,
     /// By listener: the peers that must send a PROXY header.
     pub balancers: BTreeMap<String, Vec<Network>>,
+    /// Without it no listener offers TLS. A reload of the certificate alone happens inside it.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// The inbound conductor.
@@ -90,7 +93,7 @@ impl Inbound {
     }
 
     /// Accepts connections until [`Inbound::drain`]; one task each.
-    pub async fn listen(self: Arc<Self>, listener: TcpListener, name: String) {
+    pub async fn listen(self: Arc<Self>, listener: TcpListener, name: String, tls: ListenerTls) {
         let name: Arc<str> = name.into();
         let mut draining = self.draining.subscribe();
         loop {
@@ -100,7 +103,7 @@ impl Inbound {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.clone().admit(stream, peer, name.clone()),
+                Ok((stream, peer)) => self.clone().admit(stream, peer, name.clone(), tls),
                 Err(error) => {
                     events::accept_failed(&name, &error);
                     // Out of descriptors: the connection stays in the backlog, so to try at once would spin.
@@ -110,7 +113,7 @@ impl Inbound {
         }
     }
 
-    fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>) {
+    fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>, tls: ListenerTls) {
         // Replies are small and awaited: Nagle's algorithm would only delay them. Where it fails nothing is lost.
         let _ = stream.set_nodelay(true);
         let place = Place::take(self.clone());
@@ -121,19 +124,19 @@ impl Inbound {
         }
         tokio::spawn(async move {
             let _place = place;
-            self.serve(stream, peer, &listener).await;
+            self.serve(stream, peer, &listener, tls).await;
         });
     }
 
     /// Runs one session on `stream` to its end.
-    pub async fn serve<S>(self: &Arc<Self>, mut stream: S, peer: SocketAddr, listener: &str)
+    pub async fn serve<S>(self: &Arc<Self>, mut stream: S, peer: SocketAddr, listener: &str, tls: ListenerTls)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
         events::session_opened(listener);
         let balancers = self.ruling().balancers.get(listener).cloned().unwrap_or_default();
         let why = match balancer::client(&mut stream, &balancers, peer).await {
-            Some(client) => connection::Connection::new(self, stream, client, listener).run().await,
+            Some(client) => connection::Connection::new(self, stream, client, listener, tls).run().await,
             None => "no-proxy-header",
         };
         events::session_closed(listener, peer.ip(), why);

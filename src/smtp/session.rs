@@ -439,7 +439,7 @@ impl Session {
         match self.take_question(|q| matches!(q, Question::Data | Question::FirstChunk(_))) {
             Some(Question::Data) => self.begin_data(answer),
             Some(Question::FirstChunk(chunk)) => self.begin_chunks(chunk, answer),
-            Some(Question::Mail(_) | Question::Recipient(_) | Question::End) | None => {}
+            Some(Question::StartTls | Question::Mail(_) | Question::Recipient(_) | Question::End) | None => {}
         }
     }
 
