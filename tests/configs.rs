@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use pointsman::config::check;
 
+use crate::harness::Certificates;
+
 #[test]
 fn wrong_configurations_fail_with_the_expected_message() {
     let update = std::env::var_os("UPDATE_EXPECT").is_some();
@@ -34,6 +36,9 @@ fn the_design_s_examples_pass_the_check() {
     // What stands in the repository is readable by all; a deployed secret is not.
     let secret = folder.path().join("rules/salesforce.address");
     fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let certificates = Certificates::new("mx.solarmora.com");
+    fs::copy(certificates.certificate(), folder.path().join("fullchain.pem")).unwrap();
+    fs::copy(certificates.key(), folder.path().join("key.pem")).unwrap();
     let (report, summary) = check(&folder.path().join("pointsman.toml"), true);
     assert!(report.is_empty(), "{}", report.render(false));
     let summary = summary.unwrap();

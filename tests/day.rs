@@ -21,6 +21,7 @@ use pointsman::relay::{Host, Route, TlsMode};
 use pointsman::rules::{self, RuleSet, Surroundings};
 use pointsman::smtp::client::{Answer, Stage, Verdict};
 use pointsman::smtp::settings::Settings;
+use pointsman::tls::ListenerTls;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -121,7 +122,14 @@ impl World {
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
         let rules = Arc::new(rule_set());
-        let ruling = Ruling { session: Arc::new(session), rules, routes: routes.clone(), legs_max: 10 };
+        let ruling = Ruling {
+            session: Arc::new(session),
+            rules,
+            routes: routes.clone(),
+            legs_max: 10,
+            balancers: BTreeMap::new(),
+            tls: None,
+        };
         let ports = Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, handover };
         let minutes = [1, 5, 15, 30, 60].map(|minutes| Duration::from_secs(minutes * 60));
         let settings = OutboundSettings {
@@ -138,7 +146,9 @@ impl World {
     async fn connect(&self) -> BufReader<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let inbound = Arc::clone(&self.inbound);
-        tokio::spawn(async move { inbound.serve(theirs, "192.0.2.1:4711".parse().unwrap(), "mx").await });
+        tokio::spawn(
+            async move { inbound.serve(theirs, "192.0.2.1:4711".parse().unwrap(), "mx", ListenerTls::Off).await },
+        );
         let mut client = BufReader::new(ours);
         read_reply(&mut client).await;
         client
@@ -205,6 +215,7 @@ fn route(name: &str) -> Arc<Route> {
         name: name.to_owned(),
         hosts: vec![Host { name: format!("{name}.crm.example"), port: 25 }],
         tls: TlsMode::Off,
+        ca: None,
         helo: None,
         source: None,
         concurrency: 5,

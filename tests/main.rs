@@ -14,3 +14,4 @@ mod peers;
 mod crash;
 mod day;
 mod memory;
+mod tls;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Crm, program, wait_for};
+use super::{Certificates, Client, Crm, program, wait_for};
 
 /// Our aliases and where they go, unless a test brings its own rules.
 pub const RULES: &str = r#"
@@ -41,13 +41,24 @@ pub struct Setup {
     data: Option<PathBuf>,
     retry: &'static str,
     concurrency: usize,
+    listener_tls: &'static str,
+    route_tls: String,
     more: String,
 }
 
 impl Setup {
     /// A daemon whose route `crm` leads to `crm`. A deferred leg waits for an hour, that is, for the test's word.
     pub fn new(crm: SocketAddr) -> Setup {
-        Setup { rules: RULES.into(), hosts: vec![crm], data: None, retry: "1h", concurrency: 5, more: String::new() }
+        Setup {
+            rules: RULES.into(),
+            hosts: vec![crm],
+            data: None,
+            retry: "1h",
+            concurrency: 5,
+            listener_tls: "off",
+            route_tls: "\"off\"".into(),
+            more: String::new(),
+        }
     }
 
     pub fn rules(mut self, rules: &str) -> Setup {
@@ -77,6 +88,20 @@ impl Setup {
         self
     }
 
+    /// What the listener does about TLS, with this certificate.
+    pub fn listener_tls(mut self, tls: &'static str, files: &Certificates) -> Setup {
+        self.listener_tls = tls;
+        let (certificate, key) = (files.certificate().display().to_string(), files.key().display().to_string());
+        self.more(&format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n"))
+    }
+
+    /// What the route `crm` asks for, its certificates verified by this authority.
+    pub fn route_tls(mut self, tls: &str, ca: &Certificates) -> Setup {
+        let roots = if tls == "verify" { format!("\nca = \"{}\"", ca.ca().display()) } else { String::new() };
+        self.route_tls = format!("\"{tls}\"{roots}");
+        self
+    }
+
     /// Further sections of pointsman.toml.
     pub fn more(mut self, toml: &str) -> Setup {
         self.more = toml.into();
@@ -97,7 +122,7 @@ rules    = ["rules/*.toml"]
 [[listener]]
 name    = "mx"
 address = "127.0.0.1:0"
-tls     = "off"
+tls     = "{listener_tls}"
 
 # Looking up an MX is not for tests: whatever has no route of its own goes to the CRM, too.
 [route.default]
@@ -106,7 +131,7 @@ tls   = "off"
 
 [route.crm]
 hosts       = [{hosts}]
-tls         = "off"
+tls         = {route_tls}
 concurrency = {concurrency}
 
 [queue]
@@ -126,6 +151,8 @@ format = "json"
             hosts = hosts.join(", "),
             concurrency = self.concurrency,
             retry = self.retry,
+            listener_tls = self.listener_tls,
+            route_tls = self.route_tls,
             more = self.more,
         );
         fs::create_dir(dir.path().join("rules")).unwrap();

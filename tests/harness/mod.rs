@@ -11,11 +11,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub mod certificates;
 pub mod client;
 pub mod crm;
 pub mod daemon;
 pub mod postfix;
 
+pub use certificates::Certificates;
 pub use client::Client;
 pub use crm::{Answer, Crm, Stage};
 pub use daemon::{Daemon, Setup, Site};

@@ -23,6 +23,11 @@ pub struct Postfix {
 impl Postfix {
     /// One that takes mail for mon-crm.com into a maildir: see [`Postfix::mails`].
     pub fn as_crm() -> Postfix {
+        Postfix::as_crm_with("")
+    }
+
+    /// As [`Postfix::as_crm`], with further lines of main.cf.
+    pub fn as_crm_with(more: &str) -> Postfix {
         let (uid, gid) = user_ids("postfix");
         Postfix::start(&format!(
             "virtual_mailbox_domains = mon-crm.com\n\
@@ -30,13 +35,18 @@ impl Postfix {
              virtual_mailbox_maps = static:inbox/\n\
              virtual_minimum_uid = 1\n\
              virtual_uid_maps = static:{uid}\n\
-             virtual_gid_maps = static:{gid}\n"
+             virtual_gid_maps = static:{gid}\n{more}"
         ))
     }
 
     /// One that hands all it gets to `daemon`, as a mail host in front of us would.
     pub fn as_upstream(daemon: SocketAddr) -> Postfix {
-        Postfix::start(&format!("relayhost = [{}]:{}\nmydestination =\n", daemon.ip(), daemon.port()))
+        Postfix::as_upstream_with(daemon, "")
+    }
+
+    /// As [`Postfix::as_upstream`], with further lines of main.cf.
+    pub fn as_upstream_with(daemon: SocketAddr, more: &str) -> Postfix {
+        Postfix::start(&format!("relayhost = [{}]:{}\nmydestination =\n{more}", daemon.ip(), daemon.port()))
     }
 
     fn start(role: &str) -> Postfix {
