@@ -12,6 +12,7 @@ use crate::harness::daemon::RULES;
 use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
 
 mod commands;
+mod dialogs;
 mod golden;
 mod remote;
 
