@@ -41,13 +41,22 @@ pub struct Setup {
     data: Option<PathBuf>,
     retry: &'static str,
     concurrency: usize,
+    min_free: &'static str,
     more: String,
 }
 
 impl Setup {
     /// A daemon whose route `crm` leads to `crm`. A deferred leg waits for an hour, that is, for the test's word.
     pub fn new(crm: SocketAddr) -> Setup {
-        Setup { rules: RULES.into(), hosts: vec![crm], data: None, retry: "1h", concurrency: 5, more: String::new() }
+        Setup {
+            rules: RULES.into(),
+            hosts: vec![crm],
+            data: None,
+            retry: "1h",
+            concurrency: 5,
+            min_free: "1MiB",
+            more: String::new(),
+        }
     }
 
     pub fn rules(mut self, rules: &str) -> Setup {
@@ -74,6 +83,12 @@ impl Setup {
 
     pub fn concurrency(mut self, concurrency: usize) -> Setup {
         self.concurrency = concurrency;
+        self
+    }
+
+    /// Below this much free space no new mail is taken.
+    pub fn min_free(mut self, min_free: &'static str) -> Setup {
+        self.min_free = min_free;
         self
     }
 
@@ -111,7 +126,7 @@ concurrency = {concurrency}
 
 [queue]
 retry    = ["{retry}"]
-min-free = "1MiB"
+min-free = "{min_free}"
 
 [admin]
 address    = "127.0.0.1:0"
@@ -126,6 +141,7 @@ format = "json"
             hosts = hosts.join(", "),
             concurrency = self.concurrency,
             retry = self.retry,
+            min_free = self.min_free,
             more = self.more,
         );
         fs::create_dir(dir.path().join("rules")).unwrap();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub mod client;
 pub mod crm;
 pub mod daemon;
+pub mod disk;
 pub mod postfix;
 
 pub use client::Client;
