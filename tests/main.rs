@@ -15,3 +15,4 @@ mod peers;
 mod crash;
 mod faults;
 mod memory;
+mod telling;

@@ -42,6 +42,7 @@ pub struct Setup {
     retry: &'static str,
     concurrency: usize,
     min_free: &'static str,
+    log: &'static str,
     more: String,
 }
 
@@ -55,6 +56,7 @@ impl Setup {
             retry: "1h",
             concurrency: 5,
             min_free: "1MiB",
+            log: "json",
             more: String::new(),
         }
     }
@@ -89,6 +91,12 @@ impl Setup {
     /// Below this much free space no new mail is taken.
     pub fn min_free(mut self, min_free: &'static str) -> Setup {
         self.min_free = min_free;
+        self
+    }
+
+    /// The log's format: json or text.
+    pub fn log(mut self, log: &'static str) -> Setup {
+        self.log = log;
         self
     }
 
@@ -133,7 +141,7 @@ address    = "127.0.0.1:0"
 token-file = "admin.token"
 
 [log]
-format = "json"
+format = "{log}"
 
 {more}
 "#,
@@ -142,6 +150,7 @@ format = "json"
             concurrency = self.concurrency,
             retry = self.retry,
             min_free = self.min_free,
+            log = self.log,
             more = self.more,
         );
         fs::create_dir(dir.path().join("rules")).unwrap();
