@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+
+use tempfile::TempDir;
 
 use crate::harness::daemon::RULES;
 use crate::harness::{Crm, Daemon, PATIENCE, Setup, Stage, program, wait_for};
@@ -134,23 +136,74 @@ fn an_operator_moves_legs() {
 }
 
 #[test]
-fn the_demo_needs_nothing_and_shows_a_journey() {
-    let mut demo = Command::new(program());
-    let mut demo = demo.arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let (lines, heard) = mpsc::channel();
-    let output = BufReader::new(demo.stdout.take().unwrap());
-    // The thread ends with the demo; a line that nobody waits for any more is dropped with the channel.
-    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
-    let mut said = String::new();
-    // It stays up, so its output has no end: listening stops at the last thing that it promises to say.
-    while !["delivered", "swaks", "/metrics"].iter().all(|word| said.contains(word)) {
-        let Ok(line) = heard.recv_timeout(PATIENCE) else { break };
-        said.push_str(&line);
-        said.push('\n');
-    }
-    demo.kill().unwrap();
-    demo.wait().unwrap();
-    for word in ["delivered", "swaks", "/metrics"] {
+fn the_demo_needs_nothing_shows_a_journey_and_leaves_nothing() {
+    let demo = Demo::start();
+    let said = demo.says_all(&["delivered", "swaks", "/metrics"]);
+    for word in ["S: 250", "queued as", "aide@solarmora.com", "opened case 00001", "opened case 00002", " ms  C: DATA"]
+    {
         assert!(said.contains(word), "no `{word}` in:\n{said}");
+    }
+    assert_eq!(demo.left_behind(), 1, "its folder is there while it runs");
+    demo.ends_on("INT");
+}
+
+#[test]
+fn a_demo_that_is_interrupted_early_leaves_nothing() {
+    for signal in ["INT", "TERM"] {
+        let demo = Demo::start();
+        demo.says_all(&["Pointsman listens on"]);
+        demo.ends_on(signal);
+    }
+}
+
+/// A running demo, in a temporary folder of its own.
+struct Demo {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    temporary: TempDir,
+}
+
+impl Demo {
+    fn start() -> Demo {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(program());
+        let demo = demo.arg("demo").env("TMPDIR", temporary.path());
+        let mut child =
+            demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it can be started");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (heard, lines) = mpsc::channel();
+        // The thread ends with the demo; a line that nobody waits for any more is read and dropped.
+        thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(heard.send(line))));
+        Demo { child, lines, temporary }
+    }
+
+    /// Listens until all words were said: it stays up, so its output has no end.
+    fn says_all(&self, words: &[&str]) -> String {
+        let mut said = String::new();
+        while !words.iter().all(|word| said.contains(word)) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            said.push_str(&line.unwrap_or_else(|e| panic!("not all of {words:?} ({e}):\n{said}")));
+            said.push('\n');
+        }
+        said
+    }
+
+    fn left_behind(&self) -> usize {
+        fs::read_dir(self.temporary.path()).unwrap().count()
+    }
+
+    fn ends_on(mut self, signal: &str) {
+        crate::harness::run(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]));
+        let status = wait_for("the demo to end", || self.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert_eq!(self.left_behind(), 0, "its folder stayed behind");
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
