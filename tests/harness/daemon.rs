@@ -185,11 +185,18 @@ impl Site {
         self.try_start().unwrap_or_else(|(site, status)| panic!("the daemon ended at once: {status}\n{}", site.log()))
     }
 
-    /// Starts a daemon; hands the site back where it ends instead of accepting.
-    pub fn try_start(self) -> Result<Daemon, (Site, ExitStatus)> {
-        let addresses_file = self.data.join("addresses.json");
-        // After a kill the old one is still there; the daemon removes it too, but perhaps after our first look.
-        let _ = fs::remove_file(&addresses_file);
+    /// Starts a daemon and sends it a signal once `file` is in its data directory; tells how it ended.
+    pub fn start_and_signal(&self, file: &str, name: &str) -> ExitStatus {
+        let mut process = self.spawn();
+        while !self.data.join(file).exists() {
+            assert!(process.0.try_wait().unwrap().is_none(), "it ended before it made {file}:\n{}", self.log());
+            std::thread::yield_now();
+        }
+        super::run(Command::new("sh").args(["-c", &format!("kill -{name} {}", process.0.id())]));
+        wait_for("the daemon to end", || process.0.try_wait().unwrap())
+    }
+
+    fn spawn(&self) -> Process {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         let child = Command::new(program())
             .args(["serve", "--config"])
@@ -200,7 +207,15 @@ impl Site {
             .stderr(log)
             .spawn()
             .expect("the daemon's program can be started");
-        let mut process = Process(child);
+        Process(child)
+    }
+
+    /// Starts a daemon; hands the site back where it ends instead of accepting.
+    pub fn try_start(self) -> Result<Daemon, (Site, ExitStatus)> {
+        let addresses_file = self.data.join("addresses.json");
+        // After a kill the old one is still there; the daemon removes it too, but perhaps after our first look.
+        let _ = fs::remove_file(&addresses_file);
+        let mut process = self.spawn();
         let came = wait_for("data/addresses.json", || match process.0.try_wait().unwrap() {
             Some(status) => Some(Err(status)),
             None => fs::read_to_string(&addresses_file).ok().map(Ok),
