@@ -171,7 +171,8 @@ fn a_sync_that_fails_is_never_retried_into_a_yes() {
 fn a_damaged_body_holds_its_own_leg_and_no_other() {
     let crm = Crm::start();
     let daemon = Setup::new(crm.address()).rules(&held()).start();
-    let damages: [(&str, fn(&Path)); 3] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 3] = [
         ("cut short", |file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(1000).unwrap()),
         ("gone", |file| fs::remove_file(file).unwrap()),
         ("emptied", |file| fs::write(file, "").unwrap()),
@@ -214,12 +215,12 @@ fn a_damaged_data_base_is_refused_with_advice() {
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(db);
     let good = fs::read(&file).unwrap();
-    let middle = good.len() / 2;
-    let damages: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 4] = [
-        ("another header", Box::new(|bytes| bytes[..16].fill(b'x'))),
-        ("no data base at all", Box::new(|bytes| *bytes = b"Dear administrator,".repeat(1000))),
-        ("cut in half", Box::new(move |bytes| bytes.truncate(middle))),
-        ("pages of noise", Box::new(|bytes| bytes[4096..16 * 4096].fill(0xa5))),
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 4] = [
+        ("another header", |bytes| bytes[..16].fill(b'x')),
+        ("no data base at all", |bytes| *bytes = b"Dear administrator,".repeat(1000)),
+        ("cut in half", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("pages of noise", |bytes| bytes[4096..16 * 4096].fill(0xa5)),
     ];
     for (what, damage) in damages {
         let mut bytes = good.clone();

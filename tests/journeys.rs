@@ -14,6 +14,7 @@ use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
 mod commands;
 mod dialogs;
 mod golden;
+mod limits;
 mod remote;
 
 const MESSAGE: &[u8] =
