@@ -41,7 +41,10 @@ fn a_message_has_at_most_so_many_legs() {
         assert!(code == 250 || reply.text.starts_with("5.5.3 the rules make too many copies"), "{reply:?}");
     }
     assert_eq!(crm.wait_for_mails(3).len(), 3, "none of the refused message");
-    assert_eq!(daemon.rows(&["trace", "--since", "1h", "--state", "delivered"]).len(), 3);
+    wait_for("three delivered legs", || {
+        (daemon.rows(&["trace", "--since", "1h", "--state", "delivered"]).len() == 3).then_some(())
+    });
+    assert!(daemon.rows(&["queue", "list"]).is_empty());
 }
 
 /// The daemon stands still while the client speaks, so that its words are there before the banner. Nevertheless the
