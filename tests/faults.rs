@@ -178,7 +178,13 @@ fn a_damaged_body_holds_its_own_leg_and_no_other() {
     let crm = Crm::start();
     let daemon = Setup::new(crm.address()).rules(&held()).start();
     type Damage = fn(&Path);
-    let damages: [(&str, Damage); 3] = [
+    let damages: [(&str, Damage); 4] = [
+        ("changed in one octet", |file| {
+            let mut bytes = fs::read(file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(file, bytes).unwrap();
+        }),
         ("cut short", |file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(1000).unwrap()),
         ("gone", |file| fs::remove_file(file).unwrap()),
         ("emptied", |file| fs::write(file, "").unwrap()),
