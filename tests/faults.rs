@@ -45,6 +45,11 @@ fn below_min_free_new_mail_waits_and_deliveries_go_on() {
     daemon.wait_for_leg(&format!("{queued}.1"), "delivered");
     assert_eq!(mail().code, 452);
 
+    // A start under these conditions is one, too, and is no moment in which mail gets in.
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let daemon = daemon.kill9().start();
+    assert_eq!(Client::connect(daemon.smtp).say("MAIL FROM:<client@example.org>").code, 452);
+
     disk.make_room();
     recovers(&daemon);
     assert_eq!(daemon.http("/readyz").0, 200);
@@ -74,6 +79,10 @@ fn a_full_disk_gets_no_yes_no_5xx_and_loses_nothing() {
     assert_eq!(daemon.http("/healthz").0, 200);
     daemon.rows(&["queue", "list"]);
 
+    // Also for one that is started on it.
+    let site = daemon.kill9();
+    disk.fill(0);
+    let daemon = site.start();
     disk.make_room();
     taken.push(recovers(&daemon));
     daemon.cli(&["queue", "release", "--state", "held"]).succeeds();
