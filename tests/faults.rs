@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::harness::client::Reply;
 use crate::harness::daemon::RULES;
 use crate::harness::disk::Disk;
-use crate::harness::{Client, Crm, Daemon, Setup, Stage, has, is_root, wait_for};
+use crate::harness::{Client, Crm, Daemon, Setup, Stage, has, is_root, run, wait_for};
 
 /// From firm ground to the next 250.
 const RECOVERY: Duration = Duration::from_secs(30);
@@ -183,6 +183,37 @@ fn a_sync_that_fails_is_never_retried_into_a_yes() {
 }
 
 #[test]
+fn without_descriptors_nothing_is_lost_and_nothing_is_final() {
+    let crm = Crm::start();
+    let daemon = Setup::new(crm.address()).retry("1s").start();
+    let mut taken = vec![daemon.send("aide@solarmora.com")];
+    crm.wait_for_mails(1);
+    // Every one that is left is taken by a client that only stands there; more wait to be accepted.
+    const LEFT: usize = 30;
+    let limit = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count() + LEFT;
+    run(Command::new("prlimit").args([&format!("--pid={}", daemon.pid()), &format!("--nofile={limit}:{limit}")]));
+    let mut early: Vec<Client> = (0..LEFT / 2).map(|_| Client::connect(daemon.smtp)).collect();
+    let idle: Vec<Client> = (0..LEFT * 2).map(|_| Client::try_raw(daemon.smtp).unwrap()).collect();
+    wait_for("no descriptor to be left", || daemon.log().contains("\"accept-failed\"").then_some(()));
+    for (n, client) in early.iter_mut().enumerate() {
+        // In the data base, and in a file that cannot be opened.
+        let octets = if n % 2 == 0 { 3 << 10 } else { 1 << 20 };
+        let reply = deliver(client, &message(octets));
+        assert!(reply.code == 250 || (400..500).contains(&reply.code), "{octets} octets: {reply:?}");
+        if reply.code == 250 {
+            taken.push(reply.queued_as());
+        }
+    }
+    assert!(taken.len() > 2, "nothing at all was taken");
+    drop((early, idle));
+    taken.push(recovers(&daemon));
+    for id in &taken {
+        daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+    }
+    assert_eq!(crm.mails().len(), taken.len());
+}
+
+#[test]
 fn a_damaged_body_holds_its_own_leg_and_no_other() {
     let crm = Crm::start();
     let daemon = Setup::new(crm.address()).rules(&held()).start();
@@ -274,7 +305,10 @@ fn message(octets: usize) -> Vec<u8> {
 
 /// Hands in a message over a new session; the first refusal, or the answer to the final dot.
 fn attempt(daemon: &Daemon, message: &[u8]) -> Reply {
-    let mut client = Client::connect(daemon.smtp);
+    deliver(&mut Client::connect(daemon.smtp), message)
+}
+
+fn deliver(client: &mut Client, message: &[u8]) -> Reply {
     for command in ["MAIL FROM:<client@example.org>", "RCPT TO:<aide@solarmora.com>", "DATA"] {
         let reply = client.say(command);
         if reply.code >= 400 {
@@ -354,7 +388,7 @@ impl Injection {
 
     fn detach(mut self) {
         // SIGINT lets strace detach; a kill would take the daemon's stopped threads with it.
-        crate::harness::run(Command::new("sh").args(["-c", &format!("kill -INT {}", self.strace.id())]));
+        run(Command::new("sh").args(["-c", &format!("kill -INT {}", self.strace.id())]));
         self.strace.wait().expect("strace ends");
     }
 }
