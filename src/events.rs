@@ -219,13 +219,20 @@ pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &s
     warn!(event = "leg-held", %leg, route, reason, detail);
 }
 
+/// A route has its lane, and nothing is in its way.
+pub fn lane_opened(route: &str) {
+    gauge!("pointsman_route_paused", "route" => route.to_owned()).set(0.0);
+}
+
 /// No host of the route can be reached: `legs` legs share that answer, and nobody dials for `wait`.
 pub fn lane_backed_off(route: &str, legs: usize, wait: Duration, why: &str) {
+    gauge!("pointsman_route_paused", "route" => route.to_owned()).set(1.0);
     warn!(event = "route-backs-off", route, legs, seconds = wait.as_secs_f64(), why);
 }
 
 /// A route that backed off is reached again.
 pub fn lane_reopened(route: &str) {
+    lane_opened(route);
     info!(event = "route-reached-again", route);
 }
 

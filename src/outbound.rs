@@ -84,6 +84,7 @@ impl Outbound {
         let shared = Arc::new(Shared { ports, settings, jumps: Mutex::new(JumpWatch::default()) });
         let names: HashSet<String> = routes.iter().map(|route| route.name.clone()).collect();
         for route in routes {
+            events::lane_opened(&route.name);
             let feeder = Feeder {
                 handed: shared.ports.handover.take_receiver(&route.name),
                 due: shared.ports.handover.bell(&route.name).unwrap_or_default(),

@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,10 +19,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags};
-use tempfile::TempDir;
 
 use crate::harness::daemon::RULES;
-use crate::harness::{Client, Crm, Setup, Site, alone, has, is_root, run, skip, wait_for};
+use crate::harness::disk::Disk;
+use crate::harness::{Client, Crm, Setup, Site, alone, has, run, wait_for};
 
 /// Sessions that hand in mail at one time.
 const CLIENTS: usize = 6;
@@ -110,9 +109,12 @@ fn without_fsync_the_power_cut_test_sees_the_loss() {
 }
 
 #[derive(Debug)]
+#[expect(dead_code, reason = "a failure prints all of it")]
 struct Survived {
     acknowledged: usize,
     lost: usize,
+    /// Of these, those whose 250 came before the cut began; the others' came while it was cut, or after.
+    lost_before_the_cut: usize,
 }
 
 /// Load, power cut, mount, restart, release; counts what the CRM got of what was acknowledged.
@@ -143,7 +145,7 @@ fn power_cut(disk: &Disk, round: usize, without_fsync: bool) -> Survived {
     let mut site = daemon.kill9();
     load.stop(clients);
     // A yes after the cut is a lie, and counts as a loss. Not for the control: it shall lose what was there.
-    let acknowledged = if without_fsync { before_the_cut } else { load.acknowledged() };
+    let acknowledged = if without_fsync { before_the_cut.clone() } else { load.acknowledged() };
     disk.mount_again();
 
     site.set_environment("LD_PRELOAD", "");
@@ -151,7 +153,8 @@ fn power_cut(disk: &Disk, round: usize, without_fsync: bool) -> Survived {
         Ok(daemon) => daemon,
         Err((site, status)) if without_fsync => {
             println!("the control did not start again ({status}): all is lost\n{}", site.log());
-            return Survived { acknowledged: acknowledged.len(), lost: acknowledged.len() };
+            let all = acknowledged.len();
+            return Survived { acknowledged: all, lost: all, lost_before_the_cut: all };
         }
         Err((site, status)) => panic!("the daemon did not start after the cut: {status}\n{}", site.log()),
     };
@@ -159,8 +162,9 @@ fn power_cut(disk: &Disk, round: usize, without_fsync: bool) -> Survived {
     wait_for("all held mail to be delivered", || daemon.rows(&["queue", "list"]).is_empty().then_some(()));
     let arrived: BTreeSet<usize> = crm.mails().iter().map(|mail| number_of(&mail.bytes)).collect();
     let lost = acknowledged.keys().filter(|number| !arrived.contains(number)).count();
+    let lost_before_the_cut = before_the_cut.keys().filter(|number| !arrived.contains(number)).count();
     drop(daemon);
-    Survived { acknowledged: acknowledged.len(), lost }
+    Survived { acknowledged: acknowledged.len(), lost, lost_before_the_cut }
 }
 
 /// Conservation, read from the tables as an administrator may with `sqlite3 -readonly`, and not from what the daemon
@@ -289,63 +293,6 @@ impl Dice {
     fn roll(&mut self, below: u64) -> u64 {
         self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.state >> 33) % below
-    }
-}
-
-/// An ext4 of its own in a file, mounted through a loop device.
-struct Disk {
-    dir: TempDir,
-    mount: PathBuf,
-}
-
-impl Disk {
-    /// `None`, said loudly, where we may not mount.
-    fn new(test: &str) -> Option<Disk> {
-        if !is_root(test) || !has(test, "mkfs.ext4") || !has(test, "perl") {
-            return None;
-        }
-        let dir = tempfile::Builder::new().prefix("pointsman-disk-").tempdir().unwrap();
-        let mount = dir.path().join("mount");
-        fs::create_dir(&mount).unwrap();
-        let image = fs::File::create(dir.path().join("image")).unwrap();
-        image.set_len(512 << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(dir.path().join("image")));
-        let disk = Disk { dir, mount };
-        match disk.try_mount() {
-            Ok(()) => Some(disk),
-            Err(why) => {
-                skip(test, &format!("a loop device cannot be mounted here: {why}"));
-                None
-            }
-        }
-    }
-
-    /// The journal is written every five minutes rather than every five seconds: what is there after the cut is there
-    /// because somebody synced it.
-    fn try_mount(&self) -> Result<(), String> {
-        let mut mount = Command::new("mount");
-        let mount = mount.args(["-o", "loop,commit=300"]).arg(self.dir.path().join("image")).arg(&self.mount);
-        let output = mount.output().map_err(|e| e.to_string())?;
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
-    }
-
-    fn cut_power(&self) {
-        let powercut = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/powercut");
-        run(Command::new("perl").arg(powercut).arg(&self.mount));
-    }
-
-    fn mount_again(&self) {
-        wait_for("the dead file system to be let go", || {
-            Command::new("umount").arg(&self.mount).output().unwrap().status.success().then_some(())
-        });
-        self.try_mount().expect("it could be mounted before");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: where a test failed, its daemon may still hold files there for a moment.
-        let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
     }
 }
 

@@ -13,7 +13,9 @@ use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
 
 mod commands;
 mod framing;
+mod dialogs;
 mod golden;
+mod limits;
 mod remote;
 
 const MESSAGE: &[u8] =

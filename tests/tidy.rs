@@ -4,9 +4,10 @@
 //! proof; files and functions of a readable length. Each finding names file and line and says what to do. The reading
 //! is lexical (comments and strings are blanked, braces are counted), not a parse: a rule that needs types is not here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use regex::Regex;
 
@@ -335,7 +336,7 @@ impl Source {
         // `foo/tests.rs` is the test module of `foo`, in a file of its own.
         let all = path.starts_with("src/") && path.ends_with("/tests.rs");
         let mut in_test = vec![all; text.lines().count() + 1];
-        let marker = Regex::new(r"#\[cfg\((?:all\()?test\b[^\]]*\]").unwrap();
+        let marker = compiled(r"#\[cfg\((?:all\()?test\b[^\]]*\]");
         for found in marker.find_iter(&blanked) {
             let end = item_end(&blanked, found.end());
             in_test[line_of(&blanked, found.start()) - 1..line_of(&blanked, end)].fill(true);
@@ -357,7 +358,7 @@ impl Source {
 
     /// Where the code outside tests matches.
     fn find(&self, pattern: &str) -> Vec<(usize, String)> {
-        let pattern = Regex::new(pattern).unwrap();
+        let pattern = compiled(pattern);
         let code = self.lines().filter(|(_, is_test, _)| !is_test);
         code.filter_map(|(line, _, text)| pattern.find(text).map(|found| (line, found.as_str().to_owned()))).collect()
     }
@@ -371,7 +372,7 @@ impl Source {
     fn crate_paths(&self) -> Vec<(usize, Vec<String>)> {
         let depth = self.path.matches('/').count();
         let top = depth == 1 || (depth == 2 && self.path.ends_with("/mod.rs"));
-        let start = Regex::new(if top { r"\b(?:crate|super)::" } else { r"\bcrate::" }).unwrap();
+        let start = compiled(if top { r"\b(?:crate|super)::" } else { r"\bcrate::" });
         let mut paths = Vec::new();
         for found in start.find_iter(&self.blanked) {
             let line = line_of(&self.blanked, found.start());
@@ -384,7 +385,7 @@ impl Source {
 
     /// Functions outside tests of src, all functions of tests/: (line, name, lines).
     fn functions(&self) -> Vec<(usize, String, usize)> {
-        let start = Regex::new(r"\bfn\s+(\w+)").unwrap();
+        let start = compiled(r"\bfn\s+(\w+)");
         let mut functions = Vec::new();
         for found in start.captures_iter(&self.blanked) {
             let whole = found.get(0).expect("group 0 is the match");
@@ -455,19 +456,25 @@ fn line_of(text: &str, at: usize) -> usize {
 
 /// Turns comments and the insides of string and character literals into spaces.
 fn blank(text: &str) -> String {
-    let token = Regex::new(concat!(
+    let token = compiled(concat!(
         r#"(?s)//[^\n]*"#,
         r#"|/\*.*?\*/"#,
         r##"|\bb?r#+".*?"#+"##,
         r#"|\bb?r"[^"]*""#,
         r#"|b?"(?:\\.|[^"\\])*""#,
         r#"|b?'(?:\\(?:x[0-9a-fA-F]{2}|u\{[0-9a-fA-F]+\}|.)|[^\\'\n])'"#
-    ))
-    .unwrap();
+    ));
     let blanked = token.replace_all(text, |found: &regex::Captures<'_>| {
         found[0].chars().map(|c| if c == '\n' { "\n".to_owned() } else { " ".repeat(c.len_utf8()) }).collect::<String>()
     });
     blanked.into_owned()
+}
+
+/// A pattern, compiled once: hundreds of files are read with each, and an unoptimised build compiles slowly.
+fn compiled(pattern: &str) -> Regex {
+    static KNOWN: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).unwrap()).clone()
 }
 
 #[test]

@@ -23,32 +23,47 @@ use crate::daemon::{self, Daemon};
 
 /// Runs until SIGINT or SIGTERM, and removes its folder.
 pub(super) fn run() -> anyhow::Result<Ended> {
+    let runtime = daemon::runtime()?;
     let folder = Folder::create()?;
-    daemon::runtime()?.block_on(async {
-        let (crm, mut cases) =
-            standin::start(|| SystemClock::new().now()).await.context("cannot start a stand-in CRM")?;
-        let file = folder.write_configuration(crm)?;
-        let config = match Config::load(&file) {
-            Ok((config, _)) => config,
-            Err(report) => {
-                eprint!("{}", report.render(std::io::stderr().is_terminal()));
-                bail!("the demonstration's own configuration is wrong");
-            }
-        };
-        let daemon = Daemon::start(config, Arc::new(SystemClock::new())).await?;
-        println!("Pointsman listens on {}; behind it a stand-in CRM on {crm}.", daemon.listeners[0]);
-        println!("The rules: mail for aide@solarmora.com goes to the CRM, with a copy to the sales team.\n");
-
-        send_one(daemon.listeners[0]).await.context("the message was not taken")?;
-        for _ in 0..LEGS {
-            tell(&daemon, &mut cases, DELIVERY_WAIT).await?;
+    runtime.block_on(async {
+        let mut daemon = None;
+        tokio::select! {
+            // Heard from the first moment on: whoever has seen enough early leaves no folder behind either.
+            biased;
+            signalled = daemon::until_signalled() => signalled?,
+            shown = show(&folder, &mut daemon) => shown?,
         }
-        print_journey(&daemon).await?;
-        print_next_steps(&daemon, &file);
-        stay_up(&daemon, &mut cases).await?;
-        daemon.drain().await;
+        if let Some(daemon) = daemon {
+            daemon.drain().await;
+        }
         Ok(Ended::Done)
     })
+}
+
+/// Starts the daemon and its CRM, sends the message, tells its journey and stays up. Ends only where something fails.
+async fn show(folder: &Folder, running: &mut Option<Daemon>) -> anyhow::Result<()> {
+    let (crm, mut cases) = standin::start(|| SystemClock::new().now()).await.context("cannot start a stand-in CRM")?;
+    let file = folder.write_configuration(crm)?;
+    let config = match Config::load(&file) {
+        Ok((config, _)) => config,
+        Err(report) => {
+            eprint!("{}", report.render(std::io::stderr().is_terminal()));
+            bail!("the demonstration's own configuration is wrong");
+        }
+    };
+    let daemon = running.insert(Daemon::start(config, Arc::new(SystemClock::new())).await?);
+    println!("Pointsman listens on {}; behind it a stand-in CRM on {crm}.", daemon.listeners[0]);
+    println!("The rules: mail for aide@solarmora.com goes to the CRM, with a copy to the sales team.\n");
+
+    send_one(daemon.listeners[0]).await.context("the message was not taken")?;
+    for _ in 0..LEGS {
+        tell(daemon, &mut cases, DELIVERY_WAIT).await?;
+    }
+    print_journey(daemon).await?;
+    print_next_steps(daemon, &file);
+    loop {
+        tell(daemon, &mut cases, Duration::MAX).await?;
+    }
 }
 
 /// Sends one message as any client would, and prints the session.
@@ -132,15 +147,6 @@ fn print_next_steps(daemon: &Daemon, file: &Path) {
         println!("  curl http://{admin}/metrics");
     }
     println!("The rules are in {}.", file.with_file_name("rules.toml").display());
-}
-
-async fn stay_up(daemon: &Daemon, cases: &mut Receiver<Case>) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            signalled = daemon::until_signalled() => return signalled,
-            told = tell(daemon, cases, Duration::MAX) => told?,
-        }
-    }
 }
 
 /// The demonstration's folder, removed when it ends.

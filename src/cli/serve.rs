@@ -26,8 +26,15 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
     let _log = log::install(config.log).context("cannot start the log")?;
     daemon::raise_descriptor_limit();
     daemon::runtime()?.block_on(async {
-        let daemon = Daemon::start(config, std::sync::Arc::new(SystemClock::new())).await?;
-        daemon::until_signalled().await?;
+        let signalled = daemon::until_signalled();
+        tokio::pin!(signalled);
+        let daemon = tokio::select! {
+            // First: what reads addresses.json may send SIGTERM before we have looked for it.
+            biased;
+            early = &mut signalled => return early.map(|()| Ended::Done),
+            started = Daemon::start(config, std::sync::Arc::new(SystemClock::new())) => started?,
+        };
+        signalled.await?;
         daemon.drain().await;
         Ok(Ended::Done)
     })

@@ -43,6 +43,8 @@ pub struct Setup {
     concurrency: usize,
     listener_tls: &'static str,
     route_tls: String,
+    min_free: &'static str,
+    log: &'static str,
     more: String,
 }
 
@@ -57,6 +59,8 @@ impl Setup {
             concurrency: 5,
             listener_tls: "off",
             route_tls: "\"off\"".into(),
+            min_free: "1MiB",
+            log: "json",
             more: String::new(),
         }
     }
@@ -102,6 +106,18 @@ impl Setup {
         self
     }
 
+    /// Below this much free space no new mail is taken.
+    pub fn min_free(mut self, min_free: &'static str) -> Setup {
+        self.min_free = min_free;
+        self
+    }
+
+    /// The log's format: json or text.
+    pub fn log(mut self, log: &'static str) -> Setup {
+        self.log = log;
+        self
+    }
+
     /// Further sections of pointsman.toml.
     pub fn more(mut self, toml: &str) -> Setup {
         self.more = toml.into();
@@ -136,14 +152,14 @@ concurrency = {concurrency}
 
 [queue]
 retry    = ["{retry}"]
-min-free = "1MiB"
+min-free = "{min_free}"
 
 [admin]
 address    = "127.0.0.1:0"
 token-file = "admin.token"
 
 [log]
-format = "json"
+format = "{log}"
 
 {more}
 "#,
@@ -153,6 +169,8 @@ format = "json"
             retry = self.retry,
             listener_tls = self.listener_tls,
             route_tls = self.route_tls,
+            min_free = self.min_free,
+            log = self.log,
             more = self.more,
         );
         fs::create_dir(dir.path().join("rules")).unwrap();
@@ -187,11 +205,18 @@ impl Site {
         self.try_start().unwrap_or_else(|(site, status)| panic!("the daemon ended at once: {status}\n{}", site.log()))
     }
 
-    /// Starts a daemon; hands the site back where it ends instead of accepting.
-    pub fn try_start(self) -> Result<Daemon, (Site, ExitStatus)> {
-        let addresses_file = self.data.join("addresses.json");
-        // After a kill the old one is still there; the daemon removes it too, but perhaps after our first look.
-        let _ = fs::remove_file(&addresses_file);
+    /// Starts a daemon and sends it a signal once `file` is in its data directory; tells how it ended.
+    pub fn start_and_signal(&self, file: &str, name: &str) -> ExitStatus {
+        let mut process = self.spawn();
+        while !self.data.join(file).exists() {
+            assert!(process.0.try_wait().unwrap().is_none(), "it ended before it made {file}:\n{}", self.log());
+            std::thread::yield_now();
+        }
+        super::run(Command::new("sh").args(["-c", &format!("kill -{name} {}", process.0.id())]));
+        wait_for("the daemon to end", || process.0.try_wait().unwrap())
+    }
+
+    fn spawn(&self) -> Process {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
         let child = Command::new(program())
             .args(["serve", "--config"])
@@ -202,7 +227,15 @@ impl Site {
             .stderr(log)
             .spawn()
             .expect("the daemon's program can be started");
-        let mut process = Process(child);
+        Process(child)
+    }
+
+    /// Starts a daemon; hands the site back where it ends instead of accepting.
+    pub fn try_start(self) -> Result<Daemon, (Site, ExitStatus)> {
+        let addresses_file = self.data.join("addresses.json");
+        // After a kill the old one is still there; the daemon removes it too, but perhaps after our first look.
+        let _ = fs::remove_file(&addresses_file);
+        let mut process = self.spawn();
         let came = wait_for("data/addresses.json", || match process.0.try_wait().unwrap() {
             Some(status) => Some(Err(status)),
             None => fs::read_to_string(&addresses_file).ok().map(Ok),

@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod client;
 pub mod crm;
 pub mod daemon;
+pub mod disk;
 pub mod postfix;
 
 pub use certificates::Certificates;

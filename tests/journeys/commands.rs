@@ -1,13 +1,17 @@
 //! The command line: what it says, and the exit codes that scripts rely on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use crate::harness::daemon::RULES;
-use crate::harness::{Crm, Daemon, PATIENCE, Setup, Stage, program, wait_for};
+use crate::harness::{Client, Crm, Daemon, PATIENCE, Setup, Site, Stage, program, wait_for};
 
 #[test]
 fn exit_codes_tell_done_findings_usage_and_not_running() {
@@ -36,11 +40,86 @@ fn the_queue_can_be_read_without_a_daemon() {
     let id = daemon.send("aide@solarmora.com");
     wait_for("a deferred leg", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 1));
     let site = daemon.kill9();
+    let before = fingerprint(&site);
     let row = site.rows(&["queue", "list"]).pop().expect("the leg is still there");
     assert_eq!((&row["id"], &row["state"]), (&format!("{id}.1").into(), &"queued".into()));
     site.cli(&["queue", "show", "--id", &id]).exits(0);
     site.cli(&["trace", "--id", &id]).exits(0).says(&["450 4.2.1 later"]);
-    site.cli(&["queue", "retry", "--id", &id]).exits(3);
+    site.cli(&["quarantine", "list"]).exits(0);
+    for verb in ["retry", "hold", "release", "redecide", "bounce", "drop"] {
+        site.cli(&["queue", verb, "--id", &id]).exits(3);
+        site.cli(&["queue", verb, "--id", &id, "--dry-run"]).exits(3);
+    }
+    site.cli(&["queue", "retarget", "--to", "ventes", "--id", &id]).exits(3);
+    site.cli(&["quarantine", "release", "--id", &id]).exits(3);
+    site.cli(&["quarantine", "deny", "--id", &id]).exits(3);
+    site.cli(&["status"]).exits(3);
+    assert_eq!(fingerprint(&site), before, "looking has changed the queue");
+    // Nothing there at all is told, too.
+    let empty = Setup::new(crm.address()).site();
+    for command in [&["queue", "list"][..], &["trace"]] {
+        assert_ne!(empty.cli(command).code, Some(0), "{command:?} where no queue is");
+    }
+    assert!(!empty.data().exists(), "looking has made a queue");
+}
+
+/// What is in the data base and its log.
+fn fingerprint(site: &Site) -> Vec<Vec<u8>> {
+    ["queue.db", "queue.db-wal"].map(|name| fs::read(site.data().join(name)).unwrap()).into()
+}
+
+/// A CRM that never answers the final dot, hundreds of legs behind it, a large message half in: none of it is waited
+/// for, none of it is lost.
+#[test]
+fn sigterm_ends_it_within_five_seconds_whatever_is_queued() {
+    let crm = Crm::start();
+    let (let_go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    crm.follow(move |stage, _| {
+        if stage == Stage::Dot {
+            let _ = wait.lock().unwrap().recv();
+        }
+        None
+    });
+    let daemon = Setup::new(crm.address()).retry("1s").start();
+    let ids: Vec<String> = thread::scope(|scope| {
+        let client = || {
+            let mut client = Client::connect(daemon.smtp);
+            let one = |_| client.deliver("client@example.org", &["aide@solarmora.com"], b"x\r\n").queued_as();
+            (0..100).map(one).collect::<Vec<String>>()
+        };
+        let clients: Vec<_> = (0..5).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let mut half = Client::connect(daemon.smtp);
+    for command in ["MAIL FROM:<client@example.org>", "RCPT TO:<aide@solarmora.com>", "DATA"] {
+        half.say(command);
+    }
+    half.send(&b"half a line\r\n".repeat(100_000)).unwrap();
+    let since = Instant::now();
+    daemon.signal("TERM");
+    let (site, status) = daemon.wait();
+    let took = since.elapsed();
+    println!("{took:?} from SIGTERM to the end");
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop(let_go);
+    crm.take_all();
+    let daemon = site.start();
+    wait_for("all to be delivered", || daemon.rows(&["queue", "list"]).is_empty().then_some(()));
+    let delivered = daemon.rows(&["trace", "--since", "1h", "--state", "delivered", "--limit", "10000"]);
+    let delivered: BTreeSet<&str> = delivered.iter().filter_map(|row| row["message"].as_str()).collect();
+    assert_eq!(delivered, ids.iter().map(String::as_str).collect());
+}
+
+#[test]
+fn a_sigterm_right_after_the_start_ends_it_cleanly() {
+    let crm = Crm::start();
+    for file in ["addresses.json", "control.sock"] {
+        let site = Setup::new(crm.address()).site();
+        let status = site.start_and_signal(file, "TERM");
+        assert_eq!(status.code(), Some(0), "{file}: {status}\n{}", site.log());
+    }
 }
 
 #[test]
@@ -134,23 +213,74 @@ fn an_operator_moves_legs() {
 }
 
 #[test]
-fn the_demo_needs_nothing_and_shows_a_journey() {
-    let mut demo = Command::new(program());
-    let mut demo = demo.arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let (lines, heard) = mpsc::channel();
-    let output = BufReader::new(demo.stdout.take().unwrap());
-    // The thread ends with the demo; a line that nobody waits for any more is dropped with the channel.
-    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
-    let mut said = String::new();
-    // It stays up, so its output has no end: listening stops at the last thing that it promises to say.
-    while !["delivered", "swaks", "/metrics"].iter().all(|word| said.contains(word)) {
-        let Ok(line) = heard.recv_timeout(PATIENCE) else { break };
-        said.push_str(&line);
-        said.push('\n');
-    }
-    demo.kill().unwrap();
-    demo.wait().unwrap();
-    for word in ["delivered", "swaks", "/metrics"] {
+fn the_demo_needs_nothing_shows_a_journey_and_leaves_nothing() {
+    let demo = Demo::start();
+    let said = demo.says_all(&["delivered", "swaks", "/metrics"]);
+    for word in ["S: 250", "queued as", "aide@solarmora.com", "opened case 00001", "opened case 00002", " ms  C: DATA"]
+    {
         assert!(said.contains(word), "no `{word}` in:\n{said}");
+    }
+    assert_eq!(demo.left_behind(), 1, "its folder is there while it runs");
+    demo.ends_on("INT");
+}
+
+#[test]
+fn a_demo_that_is_interrupted_early_leaves_nothing() {
+    for signal in ["INT", "TERM"] {
+        let demo = Demo::start();
+        demo.says_all(&["Pointsman listens on"]);
+        demo.ends_on(signal);
+    }
+}
+
+/// A running demo, in a temporary folder of its own.
+struct Demo {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    temporary: TempDir,
+}
+
+impl Demo {
+    fn start() -> Demo {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(program());
+        let demo = demo.arg("demo").env("TMPDIR", temporary.path());
+        let mut child =
+            demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it can be started");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (heard, lines) = mpsc::channel();
+        // The thread ends with the demo; a line that nobody waits for any more is read and dropped.
+        thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(heard.send(line))));
+        Demo { child, lines, temporary }
+    }
+
+    /// Listens until all words were said: it stays up, so its output has no end.
+    fn says_all(&self, words: &[&str]) -> String {
+        let mut said = String::new();
+        while !words.iter().all(|word| said.contains(word)) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            said.push_str(&line.unwrap_or_else(|e| panic!("not all of {words:?} ({e}):\n{said}")));
+            said.push('\n');
+        }
+        said
+    }
+
+    fn left_behind(&self) -> usize {
+        fs::read_dir(self.temporary.path()).unwrap().count()
+    }
+
+    fn ends_on(mut self, signal: &str) {
+        crate::harness::run(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]));
+        let status = wait_for("the demo to end", || self.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert_eq!(self.left_behind(), 0, "its folder stayed behind");
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

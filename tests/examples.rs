@@ -1,0 +1,177 @@
+//! What the documentation shows works as it stands: the files under `deploy/` and `rules/`, the README's
+//! configurations and commands, and the paths that it names.
+//!
+//! Files that an example names (a certificate, a key) are created beside a copy of it, with the mode that a deployed
+//! secret has.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pointsman::config::check;
+use regex::Regex;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{program, run};
+
+/// What `deploy/pointsman.toml` names and the project cannot bring along.
+const SECRETS: [&str; 3] = ["fullchain.pem", "key.pem", "srs.key"];
+
+#[test]
+fn the_deployed_configuration_with_the_example_rules_has_no_findings() {
+    let folder = deployed();
+    let main = folder.path().join("pointsman.toml");
+    let (report, summary) = check(&main, true);
+    assert!(report.is_empty(), "{}", report.render(false));
+    let summary = summary.expect("what has no findings can be summed up");
+    assert_eq!(summary.rule_files, rule_files().len());
+    // The program says the same, and names what it accepts without doing it.
+    let checked =
+        Command::new(program()).args(["check", "--offline", "--json", "--config"]).arg(&main).output().unwrap();
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let said = String::from_utf8(checked.stdout).unwrap();
+    let last: Value = serde_json::from_str(said.lines().last().expect("a summary")).unwrap();
+    assert_eq!((&last["errors"], &last["warnings"]), (&0.into(), &0.into()));
+    assert_eq!(last["inert"], Value::from(summary.inert));
+}
+
+#[test]
+fn every_rule_file_has_tests_and_they_are_run() {
+    for file in rule_files() {
+        let text = fs::read_to_string(&file).unwrap();
+        let tests = text.lines().filter(|line| line.trim() == "[[test]]").count();
+        assert!(tests > 0, "{}: an example shows how it is tested, too", file.display());
+        let folder = deployed();
+        for other in rule_files().iter().filter(|other| **other != file) {
+            fs::remove_file(folder.path().join(other)).unwrap();
+        }
+        let (report, summary) = check(&folder.path().join("pointsman.toml"), true);
+        assert!(report.is_empty(), "{}", report.render(false));
+        assert_eq!(summary.expect("it loads").counts.tests, tests, "{}", file.display());
+        // A test that is run can fail.
+        let broken = text.replacen("legs = [", "legs = [\"nowhere@example.com\", ", 1);
+        assert_ne!(broken, text);
+        fs::write(folder.path().join(&file), broken).unwrap();
+        let (report, _) = check(&folder.path().join("pointsman.toml"), true);
+        assert!(!report.is_empty(), "{}: a test that expects another leg passes, too", file.display());
+    }
+}
+
+#[test]
+fn the_readme_s_configuration_has_no_findings() {
+    let blocks = fenced(&readme(), "toml");
+    let is_rules = |block: &&String| block.contains("[alias.") || block.contains("[[rule]]");
+    let (rules, mains): (Vec<_>, Vec<_>) = blocks.iter().partition(is_rules);
+    assert!(!mains.is_empty() && !rules.is_empty(), "the README shows a configuration and rules");
+    for main in mains {
+        for rules in &rules {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("rules")).unwrap();
+            fs::write(folder.path().join("rules/readme.toml"), rules).unwrap();
+            fs::write(folder.path().join("pointsman.toml"), main).unwrap();
+            let (report, _) = check(&folder.path().join("pointsman.toml"), true);
+            assert!(report.is_empty(), "{}", report.render(false));
+        }
+    }
+}
+
+#[test]
+fn the_readme_s_commands_exist() {
+    let commands = commands(&readme());
+    assert!(commands.len() > 15, "the README's commands were not found: {commands:?}");
+    for command in commands {
+        let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+        // `--help` at the end: everything before it must be known.
+        let help = Command::new(program()).args(&words).arg("--help").output().unwrap();
+        assert!(help.status.success(), "`pointsman {command}`: {}", String::from_utf8_lossy(&help.stderr));
+    }
+}
+
+#[test]
+fn the_paths_in_the_documentation_exist() {
+    let path = Regex::new(r"\]\(([^)#:]+)\)|`((?:src|tests|rules|deploy|benches|\.ci)/[\w./-]*)`").unwrap();
+    for document in ["README.md", "tests/README.md", "tests/dialogs/README.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for found in path.captures_iter(&text) {
+            let named = found.get(1).or(found.get(2)).expect("one of them matched").as_str();
+            let beside = root().join(document).parent().expect("it is in a folder").join(named);
+            assert!(beside.exists() || root().join(named).exists(), "{document} names `{named}`");
+        }
+    }
+    run(Command::new("test").arg("-x").arg(root().join("tests/run")));
+}
+
+/// `deploy/` and `rules/` side by side in a folder, as `/etc/pointsman` would have them.
+fn deployed() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(root().join("deploy/pointsman.toml"), folder.path().join("pointsman.toml")).unwrap();
+    fs::create_dir(folder.path().join("rules")).unwrap();
+    for entry in fs::read_dir(root().join("rules")).unwrap() {
+        let from = entry.unwrap().path();
+        let to = folder.path().join("rules").join(from.file_name().unwrap());
+        fs::copy(&from, &to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    for name in SECRETS {
+        let path = folder.path().join(name);
+        fs::write(&path, "a stand-in\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    folder
+}
+
+/// `rules/*.toml`, relative to the project's folder.
+fn rule_files() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("rules"))
+        .unwrap()
+        .map(|entry| PathBuf::from("rules").join(entry.unwrap().file_name()));
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    files.sort();
+    assert!(!files.is_empty(), "the example rules are gone");
+    files
+}
+
+fn readme() -> String {
+    fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// The contents of a document's fenced blocks of one language, without the indentation of the fence.
+fn fenced(text: &str, language: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let indent = line.len() - line.trim_start().len();
+        if line.trim_start() == format!("```{language}") {
+            let inside = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```"));
+            blocks.push(inside.map(|line| format!("{}\n", line.get(indent..).unwrap_or(""))).collect());
+        }
+    }
+    blocks
+}
+
+/// What the README tells to type after `pointsman`: in its text, its blocks, and the table of commands.
+fn commands(text: &str) -> Vec<String> {
+    let typed = Regex::new(r"(?m)(?:`|^\s*)(?:cargo r --release --|pointsman) ([a-z][^`#\n]*)").unwrap();
+    let mut commands: Vec<String> = typed.captures_iter(text).map(|found| found[1].trim().to_owned()).collect();
+    let row = Regex::new(r"(?m)^\| `([a-z]+)(?: ([a-z\\|]+))?` \|").unwrap();
+    for found in row.captures_iter(text) {
+        match found.get(2) {
+            Some(subs) => commands.extend(subs.as_str().split("\\|").map(|sub| format!("{} {sub}", &found[1]))),
+            None => commands.push(found[1].to_owned()),
+        }
+    }
+    commands
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn blocks_and_commands_are_found() {
+    let text = "1. Do:\n\n   ```toml\n   a = 1\n   [b]\n   ```\n\n`pointsman check --config x` and\n| `queue list\\|show` | text |\n| `serve` | text |\n";
+    assert_eq!(fenced(text, "toml"), ["a = 1\n[b]\n"]);
+    assert_eq!(commands(text), ["check --config x", "queue list", "queue show", "serve"]);
+}
