@@ -17,7 +17,7 @@ use crate::address::Mailbox;
 use crate::admin::control::{self, Control};
 use crate::admin::http::{self, Health, Metrics};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::inbound::{Inbound, Parts, Ruling};
@@ -304,21 +304,6 @@ pub async fn until_signalled() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// Sends log lines to standard output through a thread of its own: a slow reader of the log delays no mail; lines that
-/// find no room are dropped. The guard writes out what is left when it is dropped.
-pub fn install_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
-    use tracing_subscriber::EnvFilter;
-
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stdout());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter).with_target(false);
-    match format {
-        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-        LogFormat::Text => subscriber.with_ansi(false).init(),
-    }
-    guard
 }
 
 /// Raises the limit on open files to what the system allows: a session and a delivery need one each.

@@ -44,6 +44,7 @@ pub mod id;
 pub mod diagnostic;
 pub mod document;
 pub mod events;
+pub mod log;
 
 // The steps of a message's walk.
 pub mod proxy;

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Messages are allocated on one thread and freed on another, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     pointsman::cli::run()
 }

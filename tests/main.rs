@@ -12,4 +12,5 @@ mod configs;
 mod journeys;
 mod peers;
 mod crash;
+mod day;
 mod memory;

@@ -3,10 +3,13 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
+use anyhow::Context;
+
 use super::Ended;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::daemon::{self, Daemon};
+use crate::log;
 
 /// Loads the configuration, serves and drains. A bad configuration is printed and ends before any port is open.
 pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
@@ -20,7 +23,7 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
             return Ok(Ended::Findings);
         }
     };
-    let _log = daemon::install_log(config.log);
+    let _log = log::install(config.log).context("cannot start the log")?;
     daemon::raise_descriptor_limit();
     daemon::runtime()?.block_on(async {
         let daemon = Daemon::start(config, std::sync::Arc::new(SystemClock::new())).await?;

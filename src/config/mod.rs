@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
+use crate::log::Format as LogFormat;
 use crate::network::Network;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
@@ -98,12 +99,6 @@ pub struct Retention {
 pub struct Admin {
     pub address: SocketAddr,
     pub token_file: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Json,
-    Text,
 }
 
 /// A rules file that was found: its path, and what stands in it.

@@ -12,7 +12,8 @@ use crate::document::{Document, Section, Value};
 use crate::network::Network;
 use crate::relay::TlsMode;
 
-use super::{ListenerTls, LogFormat, units};
+use super::{ListenerTls, units};
+use crate::log::Format as LogFormat;
 
 /// The file.
 #[derive(Debug, Default)]

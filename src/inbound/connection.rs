@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::journey::{self, Arrived};
+use super::pace::Pace;
 use super::{Inbound, Ruling};
 use crate::address::Mailbox;
 use crate::envelope::{Client, Envelope};
@@ -36,6 +37,7 @@ pub(super) struct Connection<'a, S> {
     session: Session,
     client: Client,
     incoming: Option<Incoming>,
+    pace: Pace,
     draining: watch::Receiver<bool>,
 }
 
@@ -65,7 +67,8 @@ where
         let ip = peer.ip().to_canonical();
         let client = Client { ip, ptr: None, helo: String::new(), extended: false, tls: false };
         let draining = inbound.draining.subscribe();
-        Connection { inbound, ruling, stream, listener, session, client, incoming: None, draining }
+        let pace = Pace::new(inbound.clock.monotonic());
+        Connection { inbound, ruling, stream, listener, session, client, incoming: None, pace, draining }
     }
 
     /// Runs the session to its end, and says how it ended.
@@ -114,9 +117,11 @@ where
             Event::Data(_) => {
                 let body = self.inbound.store.write_body();
                 self.incoming = Some(Incoming { head: Head::default(), body, broken: None });
+                self.pace.message_begins(self.inbound.clock.monotonic());
                 self.session.answer_data(Ok(()));
             }
             Event::Body(octets) => {
+                self.pace.received(octets.len());
                 if let Some(incoming) = &mut self.incoming {
                     incoming.take(octets).await;
                 }
@@ -130,6 +135,7 @@ where
 
     fn reset(&mut self, cause: &Cause) {
         let Some(incoming) = self.incoming.take() else { return };
+        self.pace.message_ends(false, self.inbound.clock.monotonic());
         match cause {
             Cause::Refused(reply) => self.tell_refused("", "", incoming.body.len(), reply),
             Cause::Asked | Cause::Closed => events::message_aborted(self.listener, self.client.ip),
@@ -159,6 +165,7 @@ where
         if let Err(refusal) = &result {
             self.tell_refused(&sender, &recipients, size, refusal.reply());
         }
+        self.pace.message_ends(result.is_ok(), self.inbound.clock.monotonic());
         self.session.finish(result);
     }
 
@@ -170,7 +177,7 @@ where
     /// Writes what is to be said, reads what comes and feeds it.
     async fn wait(&mut self) -> io::Result<()> {
         self.flush().await?;
-        let limit = self.session.timeout();
+        let limit = self.session.timeout().min(self.pace.left(self.inbound.clock.monotonic()));
         let between_messages = self.incoming.is_none();
         let (stream, session) = (&mut self.stream, &mut self.session);
         let read = tokio::time::timeout(limit, read_into(stream, session));

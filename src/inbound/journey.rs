@@ -69,15 +69,20 @@ impl Inbound {
         for (n, plan) in (1u16..).zip(&planned) {
             let mut leg = new_leg(ruling, plan, n, &record);
             // The slot is reserved before the commit: a leg without one is committed ownerless and due.
-            let slot = (leg.state == State::Queued).then(|| self.handover.reserve(&leg.route)).flatten();
+            let slot = match leg.state {
+                State::Queued => self.handover.reserve_within(&leg.route, SLOT_PATIENCE).await,
+                _ => None,
+            };
             leg.handed_over = slot.is_some();
             slots.push(slot);
             legs.push(leg);
         }
-        let mut queued = self.store.commit(record.clone(), legs).await.map_err(|error| store_refusal(&error))?;
+        let size = record.size;
+        let mut queued = self.store.commit(record, legs).await.map_err(|error| store_refusal(&error))?;
 
         self.hand_over(&mut queued, slots, &planned);
-        self.report(&message, &record, &planned, self.clock.monotonic().saturating_sub(started));
+        let took = self.clock.monotonic().saturating_sub(started);
+        self.report(&message, (id, size, &header.message_id), &planned, took);
         Ok(queued)
     }
 
@@ -101,21 +106,27 @@ impl Inbound {
         }
     }
 
-    fn report(&self, message: &Arrived<'_>, record: &NewMessage, planned: &[Planned], took: Duration) {
+    fn report(
+        &self,
+        message: &Arrived<'_>,
+        (id, size, message_id): (MessageId, u64, &str),
+        planned: &[Planned],
+        took: Duration,
+    ) {
         let mut rules: Vec<&str> = planned.iter().flat_map(|plan| plan.rules.iter().map(String::as_str)).collect();
         rules.dedup();
         for rule in &rules {
             events::rule_hit(rule, message.at);
         }
         events::message_accepted(&events::MessageAccepted {
-            id: &record.id.to_string(),
+            id: &id.to_string(),
             listener: message.listener,
             client: message.client.ip,
             helo: &message.client.helo,
             sender: message.envelope.sender.as_str(),
             recipients: &list(&message.envelope.recipients),
-            message_id: &record.message_id,
-            size: record.size,
+            message_id,
+            size,
             legs: planned.len(),
             rules: &rules.join(", "),
             took,
@@ -290,5 +301,7 @@ fn dedupe_key(plan: &Planned, record: &NewMessage, window: Duration) -> Option<D
     Some(DedupeKey { hash, window })
 }
 
+/// Postfix's `in_flow_delay` is a second; a lane that moves at all has a place for us within a few milliseconds.
+const SLOT_PATIENCE: Duration = Duration::from_millis(20);
 /// RFC 5321 §6.3 wants at least 100 allowed; we sit last before the CRM, and forwarders loop faster than they differ.
 const HOPS_MAX: usize = 50;

@@ -25,6 +25,7 @@ use crate::rules::RuleSet;
 use crate::smtp::settings::Settings;
 
 mod balancer;
+mod pace;
 mod connection;
 mod journey;
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
@@ -74,6 +75,20 @@ impl Handover {
         lane.sender.clone().try_reserve_owned().ok().map(|place| Slot { place })
     }
 
+    /// As [`Handover::reserve`], but where the lane is merely full, waits for a place for up to `patience`: a leg that
+    /// is handed over costs half of one that is read back, so a lane that moves is worth a moment.
+    pub async fn reserve_within(&self, route: &str, patience: Duration) -> Option<Slot> {
+        if let Some(slot) = self.reserve(route) {
+            return Some(slot);
+        }
+        let lane = self.lane(route)?;
+        if lane.paused.load(Ordering::Relaxed) {
+            return None;
+        }
+        let place = tokio::time::timeout(patience, lane.sender.clone().reserve_owned()).await;
+        place.ok()?.ok().map(|place| Slot { place })
+    }
+
     /// The legs' end of a lane; it can be taken once.
     #[must_use]
     pub fn take_receiver(&self, route: &str) -> Option<mpsc::Receiver<OwnedLeg>> {
@@ -138,6 +153,26 @@ mod tests {
         assert!(handover.reserve("crm").is_some());
         drop(handover.take_receiver("crm"));
         assert!(handover.reserve("crm").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_lane_is_waited_for_and_a_paused_one_is_not() {
+        let handover = Arc::new(Handover::new(["crm".to_owned()], 1));
+        let taken = handover.reserve("crm").unwrap();
+        let started = tokio::time::Instant::now();
+        assert!(handover.reserve_within("crm", Duration::from_millis(20)).await.is_none());
+        assert_eq!(started.elapsed(), Duration::from_millis(20));
+        let waiting = tokio::spawn({
+            let handover = Arc::clone(&handover);
+            async move { handover.reserve_within("crm", Duration::from_secs(9)).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        drop(taken);
+        assert!(waiting.await.unwrap());
+        handover.set_paused("crm", true);
+        let started = tokio::time::Instant::now();
+        assert!(handover.reserve_within("crm", Duration::from_secs(9)).await.is_none());
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]
