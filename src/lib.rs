@@ -45,9 +45,13 @@ pub mod diagnostic;
 pub mod document;
 pub mod events;
 
+// The ground: ports, each with its one real adapter.
+pub mod dns;
+
 // The steps of a message's walk.
 pub mod smtp;
 pub mod message;
+pub mod auth;
 pub mod rules;
 pub mod stamp;
 pub mod queue;
