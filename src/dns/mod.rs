@@ -5,11 +5,12 @@
 //! "there is nothing" ([`DnsError::NotFound`], [`DnsError::NoRecords`]), which is an answer, and "nobody told us"
 //! ([`DnsError::Temporary`]), which is none: no verdict may be built on the latter. DNSSEC is not validated here.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 pub mod cache;
@@ -132,6 +133,24 @@ impl dyn Dns + '_ {
     }
 }
 
+/// What TXT holds at each of the names, asked for at the same time; in the order of the names.
+pub async fn txt_each(dns: &dyn Dns, names: &[String]) -> Vec<Result<Arc<[Vec<u8>]>, DnsError>> {
+    let mut asked: Vec<_> = names.iter().map(|name| Box::pin(dns.txt(name))).collect();
+    let mut answers: Vec<Option<_>> = names.iter().map(|_| None).collect();
+    poll_fn(move |context| {
+        for (one, answer) in asked.iter_mut().zip(&mut answers).filter(|(_, answer)| answer.is_none()) {
+            if let Poll::Ready(ready) = one.as_mut().poll(context) {
+                *answer = Some(ready);
+            }
+        }
+        if answers.iter().any(Option::is_none) {
+            return Poll::Pending;
+        }
+        Poll::Ready(answers.iter_mut().filter_map(Option::take).collect())
+    })
+    .await
+}
+
 /// A name as it is asked for and kept: lower case, no final dot. What cannot be a name does not exist (RFC 1035 §2.3.4).
 fn canonical(name: &str) -> Result<String, DnsError> {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -162,6 +181,28 @@ impl Dns for Budget<'_> {
     fn ask<'a>(&'a self, question: &'a Question) -> Pending<'a> {
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if taken.is_err() { Box::pin(async { Err(DnsError::OverBudget) }) } else { self.dns.ask(question) }
+    }
+}
+
+/// Answers until a point in time, and nothing behind it: what is asked too late is [`DnsError::Temporary`].
+pub struct Deadline<'d> {
+    dns: &'d dyn Dns,
+    at: tokio::time::Instant,
+}
+
+impl<'d> Deadline<'d> {
+    #[must_use]
+    pub fn after(dns: &'d dyn Dns, wait: Duration) -> Deadline<'d> {
+        Deadline { dns, at: tokio::time::Instant::now() + wait }
+    }
+}
+
+impl Dns for Deadline<'_> {
+    fn ask<'a>(&'a self, question: &'a Question) -> Pending<'a> {
+        Box::pin(async move {
+            let answer = tokio::time::timeout_at(self.at, self.dns.ask(question)).await;
+            answer.unwrap_or(Err(DnsError::Temporary))
+        })
     }
 }
 
@@ -197,6 +238,17 @@ mod tests {
         assert!(canonical(&"a".repeat(63)).is_ok());
         assert!(canonical(&format!("{}a", "a.".repeat(126))).is_ok(), "253 octets");
         assert!(canonical(&format!("{}ab", "a.".repeat(126))).is_err(), "254 octets");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_the_deadline_there_is_no_answer() {
+        let zone = Zone::parse("silent.example SILENT");
+        let deadline = Deadline::after(&zone, Duration::from_secs(15));
+        let before = tokio::time::Instant::now();
+        let dns: &dyn Dns = &deadline;
+        assert_eq!(dns.a("silent.example").await, Err(DnsError::Temporary));
+        assert_eq!(dns.mx("silent.example").await, Err(DnsError::Temporary));
+        assert_eq!(before.elapsed(), Duration::from_secs(15));
     }
 
     #[tokio::test]
