@@ -14,6 +14,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
 
 use super::{Dns, DnsError, Found, Mx, Pending, Question, Records};
+use crate::events;
 
 /// The resolver of the system, or of the configuration.
 pub struct Resolver {
@@ -61,7 +62,14 @@ impl Dns for Resolver {
     fn ask<'a>(&'a self, question: &'a Question) -> Pending<'a> {
         Box::pin(async move {
             // Hickory bounds each try; a slow drip over several servers is bounded here.
-            tokio::time::timeout(ANSWER_WAIT_MAX, self.look_up(question)).await.unwrap_or(Err(DnsError::Temporary))
+            let answer = tokio::time::timeout(ANSWER_WAIT_MAX, self.look_up(question)).await;
+            let answer = answer.unwrap_or(Err(DnsError::Temporary));
+            events::dns_answered(match &answer {
+                Ok(_) => "found",
+                Err(DnsError::NotFound | DnsError::NoRecords) => "nothing",
+                Err(DnsError::Temporary | DnsError::OverBudget) => "failed",
+            });
+            answer
         })
     }
 }

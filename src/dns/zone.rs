@@ -56,8 +56,8 @@ impl Zone {
                 all.sort();
                 Records::Mx(all.into())
             }
-            "A" => Records::A(values.iter().map(|v| v.parse().unwrap()).collect()),
-            "AAAA" => Records::Aaaa(values.iter().map(|v| v.parse().unwrap()).collect()),
+            "A" => Records::A(values.iter().map(|v| v.parse().expect("an address stands in the zone")).collect()),
+            "AAAA" => Records::Aaaa(values.iter().map(|v| v.parse().expect("an address stands in the zone")).collect()),
             "PTR" => Records::Ptr(values.iter().map(|v| (*v).to_owned()).collect()),
             other => panic!("{other}"),
         }))
@@ -69,15 +69,18 @@ fn unescaped(text: &str) -> Vec<u8> {
     let mut parts = text.split("\\x");
     let mut octets = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        octets.push(u8::from_str_radix(&part[..2], 16).unwrap());
+        octets.push(u8::from_str_radix(&part[..2], 16).expect("two hexadecimal digits follow"));
         octets.extend_from_slice(&part.as_bytes()[2..]);
     }
     octets
 }
 
 fn exchange(value: &str) -> Mx {
-    let (preference, exchange) = value.split_once(' ').unwrap();
-    Mx { preference: preference.parse().unwrap(), exchange: exchange.trim_end_matches('.').to_owned() }
+    let (preference, exchange) = value.split_once(' ').expect("an MX has a preference and an exchange");
+    Mx {
+        preference: preference.parse().expect("a preference is a number"),
+        exchange: exchange.trim_end_matches('.').to_owned(),
+    }
 }
 
 impl Dns for Zone {

@@ -20,6 +20,7 @@ use super::{ArcVerdict, AuthReport, DkimVerdict, PtrVerdict, Word};
 use crate::address::ReversePath;
 use crate::clock::Timestamp;
 use crate::dns::{self, Budget, Deadline, Dns, DnsError};
+use crate::message::Header;
 
 mod answers;
 mod dmarc;
@@ -53,6 +54,8 @@ pub struct Subject<'a> {
     pub hostname: &'a str,
     /// How many octets of `message` are its header section, without the empty line.
     pub head: usize,
+    /// The index of that header section.
+    pub header: &'a Header,
     pub message: Bytes,
     pub now: Timestamp,
 }
@@ -87,7 +90,7 @@ impl Checker {
         let deadline = Deadline::after(self.dns.as_ref(), CHECK_MAX);
         let whole = Budget::new(&deadline, QUESTIONS_MAX);
         let head = subject.message.get(..subject.head).unwrap_or_default();
-        let screened = screen::screen(head, subject.now);
+        let screened = screen::screen(head, &subject.header.fields, subject.now);
         let from = screened.from.as_deref();
         let helo = Request::helo(subject.ip, subject.helo, subject.hostname, subject.now);
         let mail_from = Request::mail_from(subject.ip, subject.helo, subject.sender, subject.hostname, subject.now);
@@ -132,30 +135,27 @@ impl Checker {
         answers: Answers,
     ) -> Signed {
         let mut signed = Signed { dkim: screened.refused.clone(), arc: screened.arc_refused.clone() };
-        let body_start = subject.head;
         // Where no empty line follows, the header was cut at its limit, and nothing can be said.
-        let whole = subject.message.get(body_start..).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"\r\n"));
+        let whole =
+            subject.message.get(subject.head..).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"\r\n"));
         let wants_arc = settings.arc && screened.has_arc && signed.arc.is_none();
         let wants_dkim = settings.dkim && screened.has_dkim;
         if !whole || !(wants_arc || wants_dkim) {
-            signed.arc = signed.arc.or(Some(ArcVerdict { result: Word::None, sealer: None, reason: None }));
+            signed.arc = signed.arc.or(Some(NO_CHAIN));
             return signed;
         }
-        let (library, kept, body) = (self.library.clone(), screened.kept.clone(), subject.message.slice(body_start..));
+        let (library, kept, body) =
+            (self.library.clone(), screened.kept.clone(), subject.message.slice(subject.head..));
         let small = body.len() <= INLINE_OCTETS_MAX;
         let verify = move || verify(&library, &kept, &body, &answers, wants_arc);
-        let verified = match small {
-            true => Some(verify()),
-            // It panics in the library's depths only, and then there is no result.
-            false => tokio::task::spawn_blocking(verify).await.ok(),
-        };
-        let Some((dkim, arc)) = verified else {
-            signed.arc = signed.arc.or(Some(ArcVerdict { result: Word::None, sealer: None, reason: None }));
-            return signed;
+        let (dkim, arc) = match small {
+            true => verify(),
+            // It fails where the library panics or the runtime ends; then nothing was verified.
+            false => tokio::task::spawn_blocking(verify).await.unwrap_or_default(),
         };
         signed.dkim.extend(dkim);
         signed.dkim.truncate(SIGNATURES_MAX);
-        signed.arc = signed.arc.or(arc).or(Some(ArcVerdict { result: Word::None, sealer: None, reason: None }));
+        signed.arc = signed.arc.or(arc).or(Some(NO_CHAIN));
         signed
     }
 }
@@ -165,6 +165,8 @@ struct Signed {
     dkim: Vec<DkimVerdict>,
     arc: Option<ArcVerdict>,
 }
+
+const NO_CHAIN: ArcVerdict = ArcVerdict { result: Word::None, sealer: None, reason: None };
 
 /// Hashes and verifies. `kept` is the screened header, `body` the message from the empty line on.
 fn verify(

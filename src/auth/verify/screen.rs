@@ -12,7 +12,7 @@ use mail_auth::{AuthenticatedMessage, arc};
 use crate::address::Domain;
 use crate::auth::{ArcVerdict, DkimVerdict, Word};
 use crate::clock::Timestamp;
-use crate::message::{Field, Header};
+use crate::message::Field;
 
 /// A header section, screened.
 pub(super) struct Screened {
@@ -31,8 +31,7 @@ pub(super) struct Screened {
     pub(super) from: Option<String>,
 }
 
-pub(super) fn screen(head: &[u8], now: Timestamp) -> Screened {
-    let header = Header::index(head);
+pub(super) fn screen(head: &[u8], fields: &[Field], now: Timestamp) -> Screened {
     let mut screened = Screened {
         kept: Vec::with_capacity(head.len()),
         refused: Vec::new(),
@@ -41,11 +40,11 @@ pub(super) fn screen(head: &[u8], now: Timestamp) -> Screened {
         dkim_keys: Vec::new(),
         arc_keys: Vec::new(),
         arc_refused: None,
-        from: author(&header.fields, head),
+        from: author(fields, head),
     };
     let (mut at, mut seen) = (0, 0);
-    let too_many_fields = header.fields.len() > FIELDS_MAX;
-    for field in header.fields.iter().filter(|field| field.name == "dkim-signature") {
+    let too_many_fields = fields.len() > FIELDS_MAX;
+    for field in fields.iter().filter(|field| field.name == "dkim-signature") {
         seen += 1;
         let parsed = Signature::parse(value(field, head));
         let refusal = match &parsed {
@@ -74,7 +73,7 @@ pub(super) fn screen(head: &[u8], now: Timestamp) -> Screened {
         }
     }
     screened.kept.extend_from_slice(head.get(at..).unwrap_or_default());
-    screen_arc(&mut screened, &header.fields, too_many_fields);
+    screen_arc(&mut screened, fields, too_many_fields);
     screened
 }
 
@@ -263,6 +262,11 @@ const CLOCK_SKEW_MAX: std::time::Duration = std::time::Duration::from_secs(3600)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Header;
+
+    fn screen(head: &[u8], now: Timestamp) -> Screened {
+        super::screen(head, &Header::index(head).fields, now)
+    }
 
     fn from_of(head: &str) -> Option<String> {
         screen(head.as_bytes(), Timestamp(0)).from
@@ -332,15 +336,11 @@ mod tests {
             (names(SIGNED_NAMES_MAX + 1), Some("too many signed fields")),
             ("h=from; t=1795292432;".to_owned(), None),
             ("h=from; t=1795299999;".to_owned(), Some("signed in the future")),
-            ("h=from; t=99999999999999999999;".to_owned(), None),
         ] {
             let field = signature(&tags);
             let head = format!("From: u@a.example\r\n{field}To: x\r\n");
             let screened = screen(head.as_bytes(), now);
             let reason = screened.refused.first().and_then(|verdict| verdict.reason);
-            if tags.contains("t=9999999999") {
-                continue;
-            }
             assert_eq!(reason, want, "{tags}");
             let kept = String::from_utf8(screened.kept).unwrap();
             assert_eq!(kept.contains("DKIM-Signature"), want.is_none(), "{tags}");
