@@ -245,3 +245,23 @@ async fn a_message_of_anything_is_survived() {
         assert_eq!(report.dkim_word(), Some("none"), "{message:?}");
     }
 }
+
+/// The bounds of [`screen`] keep the search for signed fields small; without them this takes minutes.
+#[tokio::test]
+async fn ten_signatures_that_name_everything_over_a_full_header_end_soon() {
+    let long = "A".repeat(172);
+    let names: String = (0..SIGNED_NAMES_MAX - 1).map(|n| format!(":n{n}")).collect();
+    let mut message = String::new();
+    for n in 0..SIGNATURES_MAX {
+        message.push_str(&format!(
+            "DKIM-Signature: v=1; a=rsa-sha256; c=simple/simple; d=a.example; s=s1; t={n}; h=from{names};\r\n\tbh=frcCV1k9oG9oKj3dpUqdJg1PxRT2RSN/XKdLCPjaYaY=; b={long}\r\n"
+        ));
+    }
+    message.push_str("From: u@a.example\r\n");
+    (0..FIELDS_MAX - SIGNATURES_MAX - 1).for_each(|n| message.push_str(&format!("y{n}: x\r\n")));
+    message.push_str("\r\n");
+    let report = check(&zone(""), message.as_bytes()).await;
+    assert_eq!(dkim(&report), ["fail the signature does not verify"; SIGNATURES_MAX]);
+    let more = format!("z: x\r\n{message}");
+    assert_eq!(dkim(&check(&zone(""), more.as_bytes()).await), ["policy too many header fields"; SIGNATURES_MAX]);
+}
