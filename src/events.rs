@@ -140,6 +140,11 @@ pub fn message_aborted(listener: &str, client: IpAddr) {
     info!(event = "message", result = "aborted", listener, %client);
 }
 
+/// DNS was asked, past our cache: `result` is found, nothing or failed.
+pub fn dns_answered(result: &'static str) {
+    counter!("pointsman_dns_total", "result" => result).increment(1);
+}
+
 /// A rule applied to a recipient of an accepted message.
 pub fn rule_hit(rule: &str, now: Timestamp) {
     counter!("pointsman_rule_hits_total", "rule" => rule.to_owned()).increment(1);

@@ -49,10 +49,14 @@ pub mod log;
 // Ground.
 pub mod tls;
 
+// The ground: ports, each with its one real adapter.
+pub mod dns;
+
 // The steps of a message's walk.
 pub mod proxy;
 pub mod smtp;
 pub mod message;
+pub mod auth;
 pub mod rules;
 pub mod stamp;
 pub mod queue;
