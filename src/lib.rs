@@ -49,6 +49,7 @@ pub mod events;
 pub mod smtp;
 pub mod message;
 pub mod rules;
+pub mod srs;
 pub mod stamp;
 pub mod queue;
 pub mod relay;

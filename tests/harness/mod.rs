@@ -15,6 +15,7 @@ pub mod client;
 pub mod crm;
 pub mod daemon;
 pub mod postfix;
+pub mod postsrsd;
 
 pub use client::Client;
 pub use crm::{Answer, Crm, Stage};
