@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::{Mailbox, ReversePath};
-use crate::envelope::Envelope;
+use crate::envelope::{DsnRequest, Envelope, RecipientDsn};
 use crate::reply;
 use crate::reply::{DeliveryProof, Refusal, Reply};
 use crate::smtp::command;
@@ -70,7 +70,7 @@ enum State {
 #[derive(Debug)]
 enum Question {
     Mail(Transaction),
-    Recipient(Mailbox),
+    Recipient(Mailbox, RecipientDsn),
     Data,
     End,
 }
@@ -280,7 +280,7 @@ impl Session {
         let envelope = || &self.transaction.as_ref().expect("these questions belong to a transaction").envelope;
         match &self.state {
             State::Asking(Question::Mail(transaction)) => Event::Mail(&transaction.envelope),
-            State::Asking(Question::Recipient(recipient)) => Event::Recipient { recipient, envelope: envelope() },
+            State::Asking(Question::Recipient(recipient, _)) => Event::Recipient { recipient, envelope: envelope() },
             State::Asking(Question::Data) => Event::Data(envelope()),
             State::Asking(Question::End) => Event::End(envelope()),
             State::Closed(ending) => Event::Close(ending),
@@ -323,7 +323,7 @@ impl Session {
             Command::Ehlo { name } => self.hello(Hello { name, extended: true }),
             Command::Helo { name } => self.hello(Hello { name, extended: false }),
             Command::Mail { sender, parameters } => self.mail(sender, parameters),
-            Command::Rcpt { recipient } => self.rcpt(recipient),
+            Command::Rcpt { recipient, dsn } => self.rcpt(recipient, dsn),
             Command::Data => self.data(),
             Command::Rset => {
                 self.drop_transaction(Cause::Asked);
@@ -365,6 +365,10 @@ impl Session {
         if !self.count_idle() {
             return;
         }
+        // RFC 8689 §4.2.1: only over TLS, and only where it was announced. Neither is built.
+        if parameters.require_tls {
+            return self.complain(reply::UNKNOWN_PARAMETER);
+        }
         // RFC 1870 §6.1: what is announced as too large need not be sent.
         if parameters.size.is_some_and(|size| size > self.settings.message_size_max) {
             return self.say(&reply::MESSAGE_TOO_LARGE);
@@ -375,12 +379,14 @@ impl Session {
             body: parameters.body.unwrap_or_default(),
             smtputf8: parameters.smtputf8,
             declared_size: parameters.size,
+            dsn: DsnRequest { ret: parameters.ret, envid: parameters.envid, recipients: Vec::new() },
+            require_tls: parameters.require_tls,
         };
         let transaction = Transaction { envelope, recipients_accepted: 0, recipients_asked: 0 };
         self.state = State::Asking(Question::Mail(transaction));
     }
 
-    fn rcpt(&mut self, recipient: Recipient) {
+    fn rcpt(&mut self, recipient: Recipient, dsn: RecipientDsn) {
         let Some(transaction) = &mut self.transaction else {
             return self.out_of_order();
         };
@@ -400,7 +406,7 @@ impl Session {
         if transaction.recipients_accepted >= self.settings.recipients_max {
             return self.say(&reply::TOO_MANY_RECIPIENTS);
         }
-        self.state = State::Asking(Question::Recipient(recipient));
+        self.state = State::Asking(Question::Recipient(recipient, dsn));
     }
 
     fn data(&mut self) {
@@ -432,7 +438,8 @@ impl Session {
 
     /// Answers [`Event::Recipient`].
     pub fn answer_recipient(&mut self, answer: Result<(), Refusal>) {
-        let Some(Question::Recipient(recipient)) = self.take_question(|q| matches!(q, Question::Recipient(_))) else {
+        let Some(Question::Recipient(recipient, dsn)) = self.take_question(|q| matches!(q, Question::Recipient(..)))
+        else {
             return;
         };
         if let Err(refusal) = answer {
@@ -443,6 +450,7 @@ impl Session {
         // Named twice, a recipient gets one copy all the same.
         if !transaction.envelope.recipients.contains(&recipient) {
             transaction.envelope.recipients.push(recipient);
+            transaction.envelope.dsn.recipients.push(dsn);
         }
         self.say(&reply::RECIPIENT_OK);
     }
