@@ -57,16 +57,16 @@ impl Daemon {
         let control_socket = control::bind(&config.data)?;
 
         let chance = Arc::new(Chance::from_system());
-        let ids = Ids::after(store.max_message_id().await?);
+        let ids = Arc::new(Ids::after(store.max_message_id().await?));
         let parts = Parts {
             clock: Arc::clone(&clock),
             chance: Arc::clone(&chance),
-            ids,
+            ids: Arc::clone(&ids),
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
         };
         let inbound = Inbound::new(parts, ruling(&config)?);
-        let outbound = start_outbound(&config, &clock, &store, chance, handover);
+        let outbound = start_outbound(&config, &clock, &store, chance, ids, handover);
 
         let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -189,6 +189,7 @@ fn start_outbound(
     clock: &Arc<dyn Clock>,
     store: &Arc<SqliteStore>,
     chance: Arc<Chance>,
+    ids: Arc<Ids>,
     handover: Arc<Handover>,
 ) -> Outbound {
     let timeouts = Timeouts::rfc5321();
@@ -197,6 +198,7 @@ fn start_outbound(
         store: Arc::clone(store) as Arc<dyn Store>,
         dial: Arc::new(TcpDial { timeouts }),
         chance,
+        ids,
         handover,
     };
     let settings = outbound::Settings {

@@ -53,6 +53,7 @@ pub mod srs;
 pub mod stamp;
 pub mod queue;
 pub mod relay;
+pub mod bounce;
 
 // The conductors.
 pub mod inbound;

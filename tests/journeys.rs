@@ -2,7 +2,7 @@
 //!
 //! Each test hands in mail over SMTP, lets the CRM behave in one way, and asks the command line what became of it.
 //! Golden mail folders (tests/mail) are in `golden`, the command line itself in `commands`, a CRM that
-//! misbehaves in `remote`.
+//! misbehaves in `remote`, what goes back to a sender in `returns`.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -14,6 +14,7 @@ use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
 mod commands;
 mod golden;
 mod remote;
+mod returns;
 
 const MESSAGE: &[u8] =
     b"From: client@example.org\r\nSubject: panne\r\nMessage-ID: <j@example.org>\r\n\r\nAu secours.\r\n";

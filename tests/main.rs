@@ -10,6 +10,7 @@ mod tidy;
 mod dialog;
 mod configs;
 mod journeys;
+mod notices;
 mod peers;
 mod crash;
 mod memory;

@@ -10,13 +10,14 @@ use aws_lc_rs::digest;
 
 use super::{Inbound, Ruling};
 use crate::address::Mailbox;
+use crate::bounce::{self, Admin, Authentication};
 use crate::clock::Timestamp;
 use crate::envelope::{Client, Envelope};
 use crate::events;
 use crate::id::MessageId;
 use crate::message::{Head, Header};
 use crate::queue::handover::Slot;
-use crate::queue::{BodyWriter, DedupeKey, NewLeg, NewMessage, Queued, Reason, State, StoreError, StoredBody};
+use crate::queue::{BodyWriter, DedupeKey, NewLeg, NewMessage, Notices, Queued, Reason, State, StoreError, StoredBody};
 use crate::reply::{self, Refusal};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
 use crate::stamp;
@@ -46,6 +47,7 @@ impl Inbound {
 
         // SPF, DKIM, DMARC, ARC and the score stand here; until they are built their results are absent.
         let auth = AuthFacts::default();
+        let authentication = Authentication::Absent;
 
         let decided: Vec<(Mailbox, Decision)> = message
             .envelope
@@ -68,6 +70,7 @@ impl Inbound {
         let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
             let mut leg = new_leg(ruling, plan, n, &record);
+            leg.notices = notices(ruling, plan, &message.envelope, authentication);
             // The slot is reserved before the commit: a leg without one is committed ownerless and due.
             let slot = (leg.state == State::Queued).then(|| self.handover.reserve(&leg.route)).flatten();
             leg.handed_over = slot.is_some();
@@ -266,8 +269,22 @@ fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewL
         // Forged results and control fields are cut here, once there are checks to forge.
         cuts: Vec::new(),
         rules: plan.rules.clone(),
+        notices: Notices::default(),
         dedupe: window.and_then(|window| dedupe_key(plan, record, window)),
         handed_over: false,
+    }
+}
+
+/// Whom the leg's end may be told.
+fn notices(ruling: &Ruling, plan: &Planned, envelope: &Envelope, authentication: Authentication) -> Notices {
+    let role = ruling.rules.role(plan.alias.domain());
+    let admin = role.map(|leg| Admin { address: leg.target, route: leg.route });
+    let at = envelope.recipients.iter().position(|recipient| *recipient == plan.alias);
+    Notices {
+        to: bounce::notice_to(plan.leg.bounces, &envelope.sender, authentication, admin),
+        asked: at.map(|at| envelope.dsn.recipient(at)).unwrap_or_default(),
+        ret: envelope.dsn.ret,
+        envid: envelope.dsn.envid.clone(),
     }
 }
 

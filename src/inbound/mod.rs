@@ -39,7 +39,7 @@ pub struct Ruling {
 pub struct Inbound {
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<Chance>,
-    pub ids: Ids,
+    pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
     ruling: RwLock<Arc<Ruling>>,
@@ -52,7 +52,7 @@ pub struct Inbound {
 pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<Chance>,
-    pub ids: Ids,
+    pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
 }

@@ -237,6 +237,7 @@ where
             pipelining: ehlo.has_capability(smtp_proto::EXT_PIPELINING),
             eight_bit_mime: ehlo.has_capability(smtp_proto::EXT_8BIT_MIME),
             smtputf8: ehlo.has_capability(smtp_proto::EXT_SMTP_UTF8),
+            dsn: ehlo.has_capability(smtp_proto::EXT_DSN),
             size: ehlo.has_capability(smtp_proto::EXT_SIZE),
             // RFC 1870 §4: zero, or no number, is no limit.
             size_max: Some(ehlo.size as u64).filter(|&size| size > 0),
@@ -407,10 +408,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn capabilities_are_read() {
-        let ehlo = "250-crm\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-X-WHAT ever\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n";
+        let ehlo = "250-crm\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-X-WHAT ever\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n";
         let (result, heard) = greeted(&["220-crm\r\n220 hello\r\n", ehlo]).await;
-        let want =
-            Capabilities { pipelining: true, eight_bit_mime: true, smtputf8: true, size: true, size_max: Some(1000) };
+        let want = Capabilities {
+            pipelining: true,
+            eight_bit_mime: true,
+            smtputf8: true,
+            dsn: true,
+            size: true,
+            size_max: Some(1000),
+        };
         assert_eq!(result, Ok(want));
         assert_eq!(heard, "EHLO mx.example\r\n");
         let (result, _) = greeted(&["220 hello\r\n", "250-crm\r\n250 SIZE\r\n"]).await;
