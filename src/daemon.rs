@@ -181,6 +181,7 @@ fn ruling(config: &Config) -> anyhow::Result<Ruling> {
         rules: Arc::clone(&config.rules),
         routes: config.routes.clone(),
         legs_max: limits.legs,
+        srs: config.srs.clone(),
     })
 }
 

@@ -55,7 +55,7 @@ impl Inbound {
             .iter()
             .map(|recipient| {
                 let facts = facts(message.client, &message.envelope, recipient, Fact::Known(auth));
-                (recipient.clone(), ruling.rules.decide(&facts))
+                (recipient.clone(), ruling.decide(&facts, message.at))
             })
             .collect();
         let planned = combine(decided)?;
@@ -253,17 +253,24 @@ fn recorded_facts(message: &Arrived<'_>) -> String {
 
 fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewLeg {
     let window = ruling.routes.get(&plan.leg.route).and_then(|route| route.dedupe);
+    let mut detail = plan.detail.clone();
+    let sender = ruling.srs.as_ref().map_or(Ok(record.sender.clone()), |srs| {
+        srs.reverse_path(&record.sender, &plan.leg.target, record.received, |domain| ruling.rules.is_ours(domain))
+    });
+    let sender = sender.unwrap_or_else(|too_long| {
+        detail = if detail.is_empty() { too_long.to_string() } else { format!("{detail}; {too_long}") };
+        record.sender.clone()
+    });
     NewLeg {
         n,
         alias: plan.alias.as_str().to_owned(),
         target: plan.leg.target.clone(),
         target_name: plan.leg.target_name.clone(),
         route: plan.leg.route.clone(),
-        // The sender is rewritten (SRS) here, once there is a domain for it.
-        sender: record.sender.clone(),
+        sender,
         state: plan.state,
         reason: plan.reason,
-        detail: plan.detail.clone(),
+        detail,
         due: (plan.state == State::Queued).then_some(record.received),
         prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
         // Forged results and control fields are cut here, once there are checks to forge.

@@ -1,7 +1,44 @@
-//! What goes back: notifications, and whom they are for.
+//! What goes back: rewritten senders and their returns, notifications, what was asked about them.
+
+use pointsman::address::{Domain, Mailbox};
+use pointsman::clock::{Clock, SystemClock};
+use pointsman::srs::Srs;
 
 use super::MESSAGE;
-use crate::harness::{Answer, Crm, Setup, Stage, wait_for};
+use crate::harness::{Answer, Client, Crm, Setup, Stage, wait_for};
+
+const SRS: &str = "[srs]\ndomain = \"srs.solarmora.com\"\nsecrets = [\"tops3cret\"]\n";
+
+#[test]
+fn a_sender_is_rewritten_and_its_return_waits_until_he_is_known_to_have_written() {
+    let crm = Crm::start();
+    let daemon = Setup::new(crm.address()).more(SRS).start();
+    daemon.send_bytes("aide@solarmora.com", MESSAGE);
+    let path = Mailbox::parse(crm.wait_for_mails(1)[0].sender()).unwrap();
+    let srs = Srs::new(Domain::parse("srs.solarmora.com").unwrap(), &[b"tops3cret".to_vec()]).unwrap();
+    let sender = srs.restore(&path, SystemClock::new().now()).expect("the sender leads back");
+    assert_eq!(sender.as_str(), "client@example.org");
+
+    let mut client = Client::connect(daemon.smtp);
+    let id = client.deliver("", &[path.as_str()], MESSAGE).queued_as();
+    let leg = daemon.wait_for_leg(&format!("{id}.1"), "quarantined");
+    assert_eq!((&leg["target"], &leg["recipient"]), (&"client@example.org".into(), &path.as_str().into()));
+    let forged = format!("SRS0=AAAA{}", &path.as_str()["SRS0=HHHH".len()..]);
+    assert_eq!(client.say("MAIL FROM:<>").code, 250);
+    assert_eq!(client.say(&format!("RCPT TO:<{forged}>")).code, 550);
+}
+
+#[test]
+fn a_sender_of_ours_and_the_null_sender_are_not_rewritten() {
+    let crm = Crm::start();
+    let daemon = Setup::new(crm.address()).more(SRS).start();
+    let mut client = Client::connect(daemon.smtp);
+    client.deliver("ventes@solarmora.com", &["aide@solarmora.com"], MESSAGE);
+    client.deliver("", &["aide@solarmora.com"], MESSAGE);
+    let mut senders: Vec<String> = crm.wait_for_mails(2).iter().map(|mail| mail.sender().to_owned()).collect();
+    senders.sort();
+    assert_eq!(senders, ["", "ventes@solarmora.com"]);
+}
 
 const BOUNCES: &str = r#"
 [domain."solarmora.com"]
