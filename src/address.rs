@@ -116,10 +116,25 @@ impl Mailbox {
         Ok(Mailbox { text: text.into(), at, domain: Domain::parse(domain)? })
     }
 
+    /// Makes an address of a local part without quotes and a domain. Quotes are put where they are needed.
+    pub fn from_parts(local: &str, domain: &Domain) -> Result<Mailbox, AddressError> {
+        if is_dot_string(local) {
+            return Mailbox::parse(&format!("{local}@{domain}"));
+        }
+        let escaped = local.replace('\\', "\\\\").replace('"', "\\\"");
+        Mailbox::parse(&format!("\"{escaped}\"@{domain}"))
+    }
+
     /// The address as the peer wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// What the local part means: without quotes and escapes (RFC 5321 §4.1.2: they are no part of it).
+    #[must_use]
+    pub fn plain_local(&self) -> String {
+        unescape(self.local()).unwrap_or_else(|| self.local().to_owned())
     }
 
     /// The local part as the peer wrote it, with its quotes.
@@ -208,15 +223,18 @@ fn is_separator(c: char) -> bool {
 
 /// The content of a quoted local part where quotes are not needed for it to be one; else the text itself.
 fn unquote(local: &str) -> String {
-    let Some(inner) = local.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else {
-        return local.to_owned();
-    };
+    unescape(local).filter(|plain| is_dot_string(plain)).unwrap_or_else(|| local.to_owned())
+}
+
+/// The content of a quoted local part, without the backslashes; `None` for one without quotes.
+fn unescape(local: &str) -> Option<String> {
+    let inner = local.strip_prefix('"').and_then(|t| t.strip_suffix('"'))?;
     let mut plain = String::with_capacity(inner.len());
     let mut chars = inner.chars();
     while let Some(c) = chars.next() {
         plain.extend(if c == '\\' { chars.next() } else { Some(c) });
     }
-    if is_dot_string(&plain) { plain } else { local.to_owned() }
+    Some(plain)
 }
 
 impl ReversePath {
@@ -322,6 +340,24 @@ mod tests {
             "u@d\u{7f}",
         ] {
             assert!(Mailbox::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_taken_apart_and_put_together_again() {
+        for (text, plain) in [
+            ("aide@solarmora.com", "aide"),
+            ("\"a b\"@example.org", "a b"),
+            ("\"a\\\"\\\\b\"@example.org", "a\"\\b"),
+            ("\"a..b\"@example.org", "a..b"),
+        ] {
+            let mailbox = Mailbox::parse(text).unwrap();
+            assert_eq!(mailbox.plain_local(), plain);
+            assert_eq!(Mailbox::from_parts(plain, mailbox.domain()).unwrap().as_str(), text);
+        }
+        let domain = Domain::parse("example.org").unwrap();
+        for wrong in ["", "a\r\nb", "a\0", &"x".repeat(65), &" ".repeat(63)] {
+            assert!(Mailbox::from_parts(wrong, &domain).is_err(), "{wrong:?}");
         }
     }
 

@@ -60,16 +60,16 @@ impl Daemon {
         let control_socket = control::bind(&config.data)?;
 
         let chance = Arc::new(Chance::from_system());
-        let ids = Ids::after(store.max_message_id().await?);
+        let ids = Arc::new(Ids::after(store.max_message_id().await?));
         let parts = Parts {
             clock: Arc::clone(&clock),
             chance: Arc::clone(&chance),
-            ids,
+            ids: Arc::clone(&ids),
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
-        let outbound = start_outbound(&config, &clock, &store, chance, handover)?;
+        let outbound = start_outbound(&config, &clock, &store, chance, ids, handover)?;
 
         let addresses =
             listeners.iter().map(|(_, _, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
@@ -194,6 +194,7 @@ fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruli
         legs_max: limits.legs,
         balancers: config.listeners.iter().map(|listener| (listener.name.clone(), listener.proxy.clone())).collect(),
         tls,
+        srs: config.srs.clone(),
     })
 }
 
@@ -202,6 +203,7 @@ fn start_outbound(
     clock: &Arc<dyn Clock>,
     store: &Arc<SqliteStore>,
     chance: Arc<Chance>,
+    ids: Arc<Ids>,
     handover: Arc<Handover>,
 ) -> anyhow::Result<Outbound> {
     let timeouts = Timeouts::rfc5321();
@@ -210,6 +212,7 @@ fn start_outbound(
         store: Arc::clone(store) as Arc<dyn Store>,
         dial: Arc::new(TcpDial::new(timeouts, config.routes.values().map(|route| &**route))?),
         chance,
+        ids,
         handover,
     };
     let settings = outbound::Settings {

@@ -1,5 +1,6 @@
 //! What SMTP says about a message outside the message: who hands it over, from whom, for whom, with which parameters.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::address::{Mailbox, ReversePath};
@@ -44,6 +45,118 @@ pub struct Envelope {
     pub smtputf8: bool,
     /// The size in octets that the client declared (RFC 1870).
     pub declared_size: Option<u64>,
+    /// What MAIL and RCPT said about notifications.
+    pub dsn: DsnRequest,
+    /// RFC 8689: only over verified TLS, all the way.
+    pub require_tls: bool,
+}
+
+/// The notifications that a transaction asks for (RFC 3461).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DsnRequest {
+    pub ret: Option<Ret>,
+    /// The sender's own name for the transaction, without its encoding: printable ASCII.
+    pub envid: Option<String>,
+    /// What RCPT said.
+    // Invariant: where it is not empty it is as long as the envelope's recipients, and in their order.
+    pub recipients: Vec<RecipientDsn>,
+}
+
+impl DsnRequest {
+    /// What was said about the recipient at this place of the envelope.
+    #[must_use]
+    pub fn recipient(&self, at: usize) -> RecipientDsn {
+        self.recipients.get(at).cloned().unwrap_or_default()
+    }
+}
+
+/// How much of the message a notification of its failure shall bring back (RFC 3461 §4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ret {
+    Full,
+    Headers,
+}
+
+impl Ret {
+    /// The word in MAIL.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ret::Full => "FULL",
+            Ret::Headers => "HDRS",
+        }
+    }
+
+    /// Takes the word without regard to case.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Ret> {
+        [Ret::Full, Ret::Headers].into_iter().find(|ret| ret.as_str().eq_ignore_ascii_case(word))
+    }
+}
+
+/// The notifications that one RCPT asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecipientDsn {
+    pub notify: Option<Notify>,
+    pub orcpt: Option<OriginalRecipient>,
+}
+
+/// When to notify (RFC 3461 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notify {
+    Never,
+    /// At least one of them.
+    On {
+        success: bool,
+        failure: bool,
+        delay: bool,
+    },
+}
+
+impl Notify {
+    /// Takes `NEVER`, or words out of SUCCESS, FAILURE and DELAY with commas between them, none twice.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Notify> {
+        if text.eq_ignore_ascii_case("NEVER") {
+            return Some(Notify::Never);
+        }
+        let (mut success, mut failure, mut delay) = (false, false, false);
+        for word in text.split(',') {
+            let said = match word.to_ascii_uppercase().as_str() {
+                "SUCCESS" => &mut success,
+                "FAILURE" => &mut failure,
+                "DELAY" => &mut delay,
+                _ => return None,
+            };
+            if std::mem::replace(said, true) {
+                return None;
+            }
+        }
+        Some(Notify::On { success, failure, delay })
+    }
+}
+
+/// As RCPT writes it.
+impl fmt::Display for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Notify::Never => f.write_str("NEVER"),
+            Notify::On { success, failure, delay } => {
+                let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
+                let said: Vec<&str> = words.into_iter().filter(|(said, _)| *said).map(|(_, word)| word).collect();
+                f.write_str(&said.join(","))
+            }
+        }
+    }
+}
+
+/// The recipient as the sender first wrote it (RFC 3461 §4.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginalRecipient {
+    /// An atom such as `rfc822`.
+    pub address_type: String,
+    /// Without its encoding: printable ASCII.
+    pub address: String,
 }
 
 /// The BODY parameter of MAIL (RFC 6152).
@@ -52,4 +165,26 @@ pub enum BodyType {
     #[default]
     SevenBit,
     EightBitMime,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notify_is_read_and_written() {
+        for (text, want) in [
+            ("NEVER", "NEVER"),
+            ("never", "NEVER"),
+            ("failure", "FAILURE"),
+            ("DELAY,Success,FAILURE", "SUCCESS,FAILURE,DELAY"),
+        ] {
+            assert_eq!(Notify::parse(text).unwrap().to_string(), want);
+        }
+        for text in
+            ["", "NEVER,FAILURE", "FAILURE,NEVER", "FAILURE,FAILURE", "FAILURE,", ",", "FAILURE DELAY", "ALWAYS"]
+        {
+            assert_eq!(Notify::parse(text), None, "{text}");
+        }
+    }
 }

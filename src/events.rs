@@ -12,6 +12,7 @@ use metrics::{counter, gauge, histogram};
 use tracing::{debug, info, warn};
 
 use crate::clock::Timestamp;
+use crate::id::{LegId, MessageId};
 use crate::reply::Reply;
 
 // Sessions
@@ -156,6 +157,11 @@ pub fn rule_hit(rule: &str, now: Timestamp) {
 /// A leg entered a state.
 pub fn leg_entered(route: &str, state: &'static str, reason: &'static str) {
     counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => state, "reason" => reason).increment(1);
+}
+
+/// A notification was written about `leg`; it is queued where the leg's settlement is.
+pub fn notification_made(leg: &LegId, id: MessageId, action: &'static str, to: &str) {
+    info!(event = "notification", %leg, message = %id, action, to = %quoted(to), "notification made");
 }
 
 /// The queue committed a group of `messages` in `took`.

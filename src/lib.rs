@@ -58,9 +58,11 @@ pub mod smtp;
 pub mod message;
 pub mod auth;
 pub mod rules;
+pub mod srs;
 pub mod stamp;
 pub mod queue;
 pub mod relay;
+pub mod bounce;
 
 // The conductors.
 pub mod inbound;

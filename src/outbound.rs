@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::clock::{Clock, Timestamp};
 use crate::events;
-use crate::id::{Chance, LegId};
+use crate::id::{Chance, Ids, LegId};
 use crate::queue::handover::Handover;
 use crate::queue::schedule::{Jump, JumpWatch};
 use crate::queue::{OwnedLeg, Reason, Settlement, State, Store};
@@ -30,6 +30,7 @@ use crate::relay::dial::{Dial, Timeouts};
 
 mod backoff;
 mod lane;
+mod notify;
 mod worker;
 
 #[cfg(test)]
@@ -56,6 +57,8 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     pub dial: Arc<dyn Dial>,
     pub chance: Arc<Chance>,
+    /// For the notifications that we write.
+    pub ids: Arc<Ids>,
     pub handover: Arc<Handover>,
 }
 

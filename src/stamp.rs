@@ -64,6 +64,8 @@ mod tests {
             body: BodyType::SevenBit,
             smtputf8: false,
             declared_size: None,
+            dsn: Default::default(),
+            require_tls: false,
         }
     }
 

@@ -111,11 +111,12 @@ impl World {
             ["well", "busy", "dead"].map(|name| (name.to_owned(), route(name))).into();
         let handover = Arc::new(Handover::new(routes.keys().cloned(), 100));
         let chance = Arc::new(Chance::seeded(1));
+        let ids = Arc::new(Ids::after(MessageId(0)));
         let crms = Arc::new(Crms { clock: clock.clone(), started: clock.now(), taken: Mutex::default() });
         let parts = Parts {
             clock: clock.clone(),
             chance: chance.clone(),
-            ids: Ids::after(MessageId(0)),
+            ids: ids.clone(),
             store: store.clone(),
             handover: handover.clone(),
         };
@@ -123,6 +124,7 @@ impl World {
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
         let rules = Arc::new(rule_set());
         let ruling = Ruling {
+            srs: None,
             session: Arc::new(session),
             rules,
             routes: routes.clone(),
@@ -130,7 +132,7 @@ impl World {
             balancers: BTreeMap::new(),
             tls: None,
         };
-        let ports = Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, handover };
+        let ports = Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, ids, handover };
         let minutes = [1, 5, 15, 30, 60].map(|minutes| Duration::from_secs(minutes * 60));
         let settings = OutboundSettings {
             hostname: "mx.d.example".to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! Each test hands in mail over SMTP, lets the CRM behave in one way, and asks the command line what became of it.
 //! Golden mail folders (tests/mail) are in `golden`, the command line itself in `commands`, a CRM that
-//! misbehaves in `remote`, chunks and load balancers in `framing`.
+//! misbehaves in `remote`, chunks and load balancers in `framing`, what goes back to a sender in `returns`.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -17,6 +17,7 @@ mod dialogs;
 mod golden;
 mod limits;
 mod remote;
+mod returns;
 
 const MESSAGE: &[u8] =
     b"From: client@example.org\r\nSubject: panne\r\nMessage-ID: <j@example.org>\r\n\r\nAu secours.\r\n";

@@ -11,6 +11,7 @@ mod dialog;
 mod configs;
 mod examples;
 mod journeys;
+mod notices;
 mod peers;
 mod crash;
 mod day;

@@ -4,7 +4,12 @@
 
 use std::process::Command;
 
+use pointsman::address::{Domain, Mailbox};
+use pointsman::clock::{Clock, SystemClock};
+use pointsman::srs::Srs;
+
 use crate::harness::postfix::{Postfix, SmtpSink, smtp_source};
+use crate::harness::postsrsd::Postsrsd;
 use crate::harness::{Client, Crm, Daemon, Setup, has, is_root, run, wait_for};
 
 const MESSAGE: &[u8] =
@@ -134,6 +139,39 @@ fn postfix_in_front_of_us_relays_to_us() {
     client.deliver("client@example.org", &["personne@solarmora.com"], MESSAGE);
     wait_for("Postfix to log our refusal", || upstream.log().contains("550 5.1.1").then_some(()));
     assert_eq!(crm.mails().len(), 40);
+}
+
+#[test]
+fn postsrsd_and_we_restore_what_the_other_has_rewritten() {
+    if !has("postsrsd_and_we_restore_what_the_other_has_rewritten", "postsrsd") {
+        return;
+    }
+    let secrets = ["tops3cret", "an older one"];
+    let peer = Postsrsd::start("srs.solarmora.com", &secrets);
+    let domain = Domain::parse("srs.solarmora.com").unwrap();
+    let srs = |secrets: &[&str]| {
+        let secrets: Vec<Vec<u8>> = secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect();
+        Srs::new(domain.clone(), &secrets).unwrap()
+    };
+    let (both, old) = (srs(&secrets), srs(&secrets[1..]));
+    let now = SystemClock::new().now();
+    for text in [
+        "client@example.org",
+        "Client.Name+tag@example.org",
+        "a=b-c@sub.example.org",
+        "SRS0=HHHH=TT=orig.example=user@first.example",
+        "SRS0+HHHH=TT=orig.example=user@first.example",
+    ] {
+        let sender = Mailbox::parse(text).unwrap();
+        let theirs = peer.forward(text).unwrap_or_else(|| panic!("postsrsd does not rewrite {text}"));
+        assert_eq!(both.restore(&Mailbox::parse(&theirs).unwrap(), now), Ok(sender.clone()), "{theirs}");
+        for ours in [both.rewrite(&sender, now).unwrap(), old.rewrite(&sender, now).unwrap()] {
+            assert_eq!(peer.reverse(ours.as_str()).as_deref(), Some(text), "{ours}");
+        }
+        // Another's secret is nobody's.
+        let strange = srs(&["guessed"]).rewrite(&sender, now).unwrap();
+        assert_eq!(peer.reverse(strange.as_str()), None, "{strange}");
+    }
 }
 
 fn swaks(daemon: &Daemon, options: &[&str]) -> String {

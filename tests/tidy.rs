@@ -38,7 +38,7 @@ const PURE: &[&str] = &[
     "src/relay/outcome.rs",
     "src/config/raw.rs",
     "src/config/units.rs",
-    "src/bounce.rs",
+    "src/bounce/",
 ];
 
 /// What pure code does not say.

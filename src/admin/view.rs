@@ -150,6 +150,9 @@ pub struct LegView {
     pub size: u64,
     pub rules: Vec<String>,
     pub actor: Option<String>,
+    /// What became of the notification: sent, admin, suppressed, none.
+    #[serde(default)]
+    pub dsn: Option<String>,
     /// The last attempt's answer word for word, and who gave it.
     pub reply: Option<String>,
     pub host: Option<String>,
@@ -181,6 +184,7 @@ impl From<LegRow> for LegView {
             size: row.size,
             rules: row.rules,
             actor: row.actor,
+            dsn: row.dsn,
             reply: row.last.as_ref().map(|last| last.reply.clone()),
             host: row.last.map(|last| last.host),
         }

@@ -162,7 +162,12 @@ fn what_next(leg: &LegView) -> String {
         (_, _, true) if leg.ended.is_none() => "; an attempt is under way".to_owned(),
         (_, Some(due), _) if leg.ended.is_none() => format!("; next attempt {due}"),
         ("held" | "quarantined", None, _) => "; waits for an operator".to_owned(),
-        (_, _, _) => String::new(),
+        (_, _, _) => match leg.dsn.as_deref() {
+            Some("sent") => "; its sender was told".to_owned(),
+            Some("admin") => "; the administrator was told".to_owned(),
+            Some(_) => "; nobody was told".to_owned(),
+            None => String::new(),
+        },
     }
 }
 

@@ -15,6 +15,7 @@ use crate::log::Format as LogFormat;
 use crate::network::Network;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
+use crate::srs::Srs;
 use crate::tls;
 
 pub mod units;
@@ -24,7 +25,7 @@ pub mod load;
 pub use crate::tls::ListenerTls;
 pub use load::{Summary, check};
 
-use raw::{Raw, RawRoute};
+use raw::{Raw, RawRoute, RawSrs};
 
 /// Everything that the daemon is told.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub struct Config {
     /// `None`: no HTTP.
     pub admin: Option<Admin>,
     pub log: LogFormat,
+    /// `None`: no sender is rewritten.
+    pub srs: Option<Arc<Srs>>,
     pub rules: Arc<RuleSet>,
     /// In the order in which they were read.
     pub rule_files: Vec<PathBuf>,
@@ -139,6 +142,7 @@ pub fn resolve(
     if report.errors() > before {
         return None;
     }
+    let srs = raw.srs.as_ref().and_then(|raw| srs(path, raw, read, report));
     let data = data_dir(path, &raw);
     let admin = raw.admin.map(|admin| Admin {
         address: admin.address.unwrap_or(SocketAddr::from(ADMIN)),
@@ -173,11 +177,47 @@ pub fn resolve(
         },
         admin,
         log: raw.log_format.unwrap_or(LogFormat::Json),
+        srs,
         rules: Arc::new(parsed.rules),
         rule_files: rule_sources.into_iter().map(|file| file.path).collect(),
         data,
         inert,
     })
+}
+
+/// `None` where a secret is missing: then nothing is rewritten, and a warning says so. Half the secrets would refuse
+/// returns that the others signed.
+fn srs(
+    path: &Path,
+    raw: &RawSrs,
+    read: &dyn Fn(&str, &str) -> Result<String, String>,
+    report: &mut Report,
+) -> Option<Arc<Srs>> {
+    let mut secrets: Vec<Vec<u8>> = Vec::new();
+    for secret in &raw.secrets {
+        let Some(name) = secret.value.strip_prefix("file:") else {
+            secrets.push(secret.value.clone().into_bytes());
+            continue;
+        };
+        match read(&path.display().to_string(), name) {
+            // A line each, as in postsrsd's file of secrets.
+            Ok(text) => {
+                secrets.extend(text.lines().filter(|line| !line.is_empty()).map(|line| line.as_bytes().to_vec()))
+            }
+            Err(error) => {
+                let missing = Diagnostic::warning(format!("cannot read `{name}`: {error}")).at(&secret.place);
+                report
+                    .add(missing.help("until it can be read no sender is rewritten; any line of random text will do"));
+                return None;
+            }
+        }
+    }
+    let srs = Srs::new(raw.domain.clone(), &secrets);
+    if srs.is_none() {
+        let empty = Diagnostic::warning("`srs.secrets` holds no secret, or an empty one").at(&raw.place);
+        report.add(empty.help("until it does no sender is rewritten"));
+    }
+    srs.map(Arc::new)
 }
 
 fn data_dir(path: &Path, raw: &Raw) -> PathBuf {

@@ -36,6 +36,7 @@ pub struct Raw {
     pub admin: Option<RawAdmin>,
     pub log_format: Option<LogFormat>,
     pub upstream: Vec<Network>,
+    pub srs: Option<RawSrs>,
     pub inert: Vec<String>,
 }
 
@@ -77,6 +78,14 @@ pub struct RawHost {
 }
 
 #[derive(Debug)]
+pub struct RawSrs {
+    pub domain: Domain,
+    /// `file:` and a name, or the secret itself.
+    pub secrets: Vec<Placed<String>>,
+    pub place: Place,
+}
+
+#[derive(Debug)]
 pub struct RawAdmin {
     pub address: Option<SocketAddr>,
     pub token_file: Option<String>,
@@ -110,13 +119,14 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         raw.log_format = log.take("format").and_then(|v| v.choice(&words)).map(|f| f.value);
         log.finish();
     }
+    raw.srs = root.section("srs").and_then(srs);
     if let Some(section) = root.section("upstream") {
         // Resolved, but nothing checks the client yet.
         raw.inert.push("[upstream]".to_owned());
         raw.upstream = upstream(section);
     }
     type Check = fn(Section<'_>);
-    let not_built: [(&str, Check); 4] = [("dns", dns), ("auth", auth), ("spam", spam), ("srs", srs)];
+    let not_built: [(&str, Check); 3] = [("dns", dns), ("auth", auth), ("spam", spam)];
     for (name, check) in not_built {
         let Some(section) = root.section(name) else { continue };
         raw.inert.push(format!("[{name}]"));
@@ -358,12 +368,13 @@ fn spam(mut section: Section<'_>) {
     section.finish();
 }
 
-fn srs(mut section: Section<'_>) {
-    let _ = section.require("domain").and_then(|v| v.parsed(hostname));
-    if let Some(secrets) = section.require("secrets") {
-        secrets.one_or_many().iter().for_each(|v| drop(v.string()));
-    }
+fn srs(mut section: Section<'_>) -> Option<RawSrs> {
+    let place = section.place();
+    let domain = section.require("domain").and_then(|v| v.parsed(hostname));
+    let secrets = section.require("secrets");
+    let secrets = secrets.map(|v| v.one_or_many().iter().filter_map(Value::string).collect());
     section.finish();
+    Some(RawSrs { domain: domain?.value, secrets: secrets?, place })
 }
 
 /// One destination with more sessions than this is a mistake; Google closes at 20 to 100.

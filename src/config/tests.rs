@@ -6,7 +6,10 @@ fn try_resolve(text: &str) -> (Option<Config>, Report) {
     let mut report = Report::default();
     let source = Source::new("/etc/p/pointsman.toml", text);
     let raw = raw::read(&source, &mut report);
-    let read = |_: &str, name: &str| Err(format!("no `{name}` here"));
+    let read = |_: &str, name: &str| match name {
+        "none" => Err("no such file".to_owned()),
+        _ => Ok("one line\nanother\n".to_owned()),
+    };
     let config = raw.and_then(|raw| resolve(Path::new("/etc/p/pointsman.toml"), raw, Vec::new(), &read, &mut report));
     (config.filter(|_| report.errors() == 0), report)
 }
@@ -37,7 +40,7 @@ fn the_example_of_the_design_loads() {
     assert_eq!(config.tls.unwrap().certificate, Path::new("/etc/p/fullchain.pem"));
     assert_eq!(config.queue.retry.len(), 5);
     assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/admin.token"));
-    let inert = ["[auth]", "[dns]", "[spam]", "[srs]", "[upstream]"];
+    let inert = ["[auth]", "[dns]", "[spam]", "[upstream]"];
     assert!(inert.iter().all(|section| config.inert.contains(&(*section).to_owned())), "{:?}", config.inert);
     assert!(!config.inert.contains(&"listener.proxy".to_owned()));
     assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
@@ -136,6 +139,18 @@ proptest::proptest! {
                 drop(parsed.rules.run_tests());
             }
         }
+    }
+}
+
+#[test]
+fn the_lines_of_a_file_of_secrets_sign_and_verify_in_their_order() {
+    let config = config("[srs]\ndomain = 'srs.d.example'\nsecrets = ['file:two', 'plain']\n");
+    assert_eq!(config.srs.unwrap().domain().as_str(), "srs.d.example");
+    for secrets in ["['file:none']", "['']", "[]"] {
+        let (config, report) =
+            try_resolve(&format!("hostname = 'mx.d.example'\n[srs]\ndomain = 'srs.d.example'\nsecrets = {secrets}\n"));
+        assert!(config.unwrap().srs.is_none(), "{secrets}");
+        assert_eq!((report.errors(), report.diagnostics().len()), (0, 1), "{secrets}");
     }
 }
 

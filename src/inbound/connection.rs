@@ -299,7 +299,7 @@ fn recipient_answer(
     envelope: &Envelope,
 ) -> Result<(), Refusal> {
     let facts = journey::facts(client, envelope, recipient, Fact::Unknown);
-    match ruling.rules.decide(&facts).verdict {
+    match ruling.decide(&facts, inbound.clock.now()).verdict {
         Verdict::Accept { .. } | Verdict::Undecided => {
             events::recipient_accepted();
             Ok(())

@@ -10,13 +10,14 @@ use aws_lc_rs::digest;
 
 use super::{Inbound, Ruling};
 use crate::address::Mailbox;
+use crate::bounce::{self, Admin, Authentication};
 use crate::clock::Timestamp;
 use crate::envelope::{Client, Envelope};
 use crate::events;
 use crate::id::MessageId;
 use crate::message::{Head, Header};
 use crate::queue::handover::Slot;
-use crate::queue::{BodyWriter, DedupeKey, NewLeg, NewMessage, Queued, Reason, State, StoreError, StoredBody};
+use crate::queue::{BodyWriter, DedupeKey, NewLeg, NewMessage, Notices, Queued, Reason, State, StoreError, StoredBody};
 use crate::reply::{self, Refusal};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
 use crate::stamp;
@@ -46,6 +47,7 @@ impl Inbound {
 
         // SPF, DKIM, DMARC, ARC and the score stand here; until they are built their results are absent.
         let auth = AuthFacts::default();
+        let authentication = Authentication::Absent;
 
         let decided: Vec<(Mailbox, Decision)> = message
             .envelope
@@ -53,7 +55,7 @@ impl Inbound {
             .iter()
             .map(|recipient| {
                 let facts = facts(message.client, &message.envelope, recipient, Fact::Known(auth));
-                (recipient.clone(), ruling.rules.decide(&facts))
+                (recipient.clone(), ruling.decide(&facts, message.at))
             })
             .collect();
         let planned = combine(decided)?;
@@ -68,6 +70,7 @@ impl Inbound {
         let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
             let mut leg = new_leg(ruling, plan, n, &record);
+            leg.notices = notices(ruling, plan, &message.envelope, authentication);
             // The slot is reserved before the commit: a leg without one is committed ownerless and due.
             let slot = match leg.state {
                 State::Queued => self.handover.reserve_within(&leg.route, SLOT_PATIENCE).await,
@@ -261,24 +264,45 @@ fn recorded_facts(message: &Arrived<'_>) -> String {
 
 fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewLeg {
     let window = ruling.routes.get(&plan.leg.route).and_then(|route| route.dedupe);
+    let mut detail = plan.detail.clone();
+    let sender = ruling.srs.as_ref().map_or(Ok(record.sender.clone()), |srs| {
+        srs.reverse_path(&record.sender, &plan.leg.target, record.received, |domain| ruling.rules.is_ours(domain))
+    });
+    let sender = sender.unwrap_or_else(|too_long| {
+        detail = if detail.is_empty() { too_long.to_string() } else { format!("{detail}; {too_long}") };
+        record.sender.clone()
+    });
     NewLeg {
         n,
         alias: plan.alias.as_str().to_owned(),
         target: plan.leg.target.clone(),
         target_name: plan.leg.target_name.clone(),
         route: plan.leg.route.clone(),
-        // The sender is rewritten (SRS) here, once there is a domain for it.
-        sender: record.sender.clone(),
+        sender,
         state: plan.state,
         reason: plan.reason,
-        detail: plan.detail.clone(),
+        detail,
         due: (plan.state == State::Queued).then_some(record.received),
         prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
         // Forged results and control fields are cut here, once there are checks to forge.
         cuts: Vec::new(),
         rules: plan.rules.clone(),
+        notices: Notices::default(),
         dedupe: window.and_then(|window| dedupe_key(plan, record, window)),
         handed_over: false,
+    }
+}
+
+/// Whom the leg's end may be told.
+fn notices(ruling: &Ruling, plan: &Planned, envelope: &Envelope, authentication: Authentication) -> Notices {
+    let role = ruling.rules.role(plan.alias.domain());
+    let admin = role.map(|leg| Admin { address: leg.target, route: leg.route });
+    let at = envelope.recipients.iter().position(|recipient| *recipient == plan.alias);
+    Notices {
+        to: bounce::notice_to(plan.leg.bounces, &envelope.sender, authentication, admin),
+        asked: at.map(|at| envelope.dsn.recipient(at)).unwrap_or_default(),
+        ret: envelope.dsn.ret,
+        envid: envelope.dsn.envid.clone(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
@@ -21,8 +21,10 @@ use crate::queue::Store;
 use crate::queue::handover::Handover;
 use crate::relay::Route;
 use crate::reply;
-use crate::rules::RuleSet;
+use crate::reply::Refusal;
+use crate::rules::{Action, Bounces, Decision, Facts, LegPlan, RuleSet, Verdict};
 use crate::smtp::settings::Settings;
+use crate::srs::{Invalid, Original, Return, Srs};
 use crate::tls::{self, ListenerTls};
 
 mod balancer;
@@ -41,13 +43,38 @@ pub struct Ruling {
     pub balancers: BTreeMap<String, Vec<Network>>,
     /// Without it no listener offers TLS. A reload of the certificate alone happens inside it.
     pub tls: Option<Arc<tls::Server>>,
+    /// Absent: no sender is rewritten.
+    pub srs: Option<Arc<Srs>>,
+}
+
+impl Ruling {
+    /// What becomes of mail for one recipient: by the rules, or in the SRS domain by the address itself.
+    fn decide(&self, facts: &Facts<'_>, now: Timestamp) -> Decision {
+        let Some(srs) = self.srs.as_ref().filter(|srs| srs.domain() == facts.recipient.domain()) else {
+            return self.rules.decide(facts);
+        };
+        // Who wrote the original stands in the ledger; until it is asked, every return waits for an operator.
+        let (action, sender) = match srs.returned(facts.recipient, now, Original::Unknown) {
+            // The domain may have people, too.
+            Return::Refuse(Invalid::Form) if self.rules.is_ours(srs.domain()) => return self.rules.decide(facts),
+            Return::Refuse(Invalid::Form | Invalid::Hash | Invalid::Age) => {
+                let verdict = Verdict::Reject(Refusal::new(reply::NO_SUCH_RECIPIENT));
+                return Decision { verdict, rules: Vec::new() };
+            }
+            Return::Quarantine(sender) => (Action::Quarantine { why: UNPROVEN_RETURN.to_owned() }, sender),
+            Return::Relay(sender) => (Action::Relay, sender),
+        };
+        // What comes back is told to nobody again.
+        let leg = LegPlan { bounces: Bounces::Suppress, ..LegPlan::unrouted(sender) };
+        Decision { verdict: Verdict::Accept { action, legs: vec![leg] }, rules: Vec::new() }
+    }
 }
 
 /// The inbound conductor.
 pub struct Inbound {
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<Chance>,
-    pub ids: Ids,
+    pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
     ruling: RwLock<Arc<Ruling>>,
@@ -60,7 +87,7 @@ pub struct Inbound {
 pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<Chance>,
-    pub ids: Ids,
+    pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
 }
@@ -175,6 +202,7 @@ impl Drop for Place {
 /// Sessions at one time over all listeners. At some 15 KiB each they fit 300 MiB, and the descriptors the usual
 /// hard limit of 20,000 and more.
 const SESSIONS_MAX: usize = 15_000;
+const UNPROVEN_RETURN: &str = "a return to a sender who is not known to have written";
 /// Long enough not to spin, short against a client's patience.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);

@@ -11,9 +11,11 @@ use super::*;
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::TokioClock;
 use crate::envelope::BodyType;
+use crate::envelope::{Notify, RecipientDsn};
 use crate::id::MessageId;
 use crate::queue::{
-    Answer as StoreAnswer, Attempt, BodyWriter, NewLeg, NewMessage, Queued, Refused, Settled, StoredBody,
+    Answer as StoreAnswer, Attempt, BodyWriter, Dsn, FollowUp, NewLeg, NewMessage, NoticeTo, Notices, Queued, Refused,
+    Settled, StoredBody,
 };
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
 use crate::relay::{Host, TlsMode};
@@ -33,6 +35,9 @@ struct Row {
     due: Option<Timestamp>,
     owned: bool,
     attempts: Vec<Attempt>,
+    dsn: Option<Dsn>,
+    /// The notifications that came with its settlements: `action to recipient by route`.
+    told: Vec<String>,
 }
 
 #[derive(Default)]
@@ -50,6 +55,8 @@ impl MemoryStore {
             due: Some(due),
             owned: false,
             attempts: Vec::new(),
+            dsn: None,
+            told: Vec::new(),
             leg,
         };
         assert!(self.rows.lock().unwrap().insert(row.leg.id, row).is_none());
@@ -70,6 +77,19 @@ impl MemoryStore {
     fn owned(&self) -> usize {
         self.rows.lock().unwrap().values().filter(|row| row.owned).count()
     }
+}
+
+/// What a notification says, and to whom; it must be one.
+fn notification(follow_up: &FollowUp) -> String {
+    let FollowUp::Message(message, legs) = follow_up else { panic!("{follow_up:?}") };
+    assert_eq!(message.sender, ReversePath::Null);
+    let [leg] = &legs[..] else { panic!("{legs:?}") };
+    assert_eq!((&leg.sender, leg.state, &leg.notices), (&ReversePath::Null, State::Queued, &Notices::default()));
+    let text = String::from_utf8(message.body.in_memory().unwrap().to_vec()).unwrap();
+    assert!(!text.contains("cases"), "it names the target:\n{text}");
+    assert!(text.contains("\r\nSubject: 1\r\n"), "it has not the original's header:\n{text}");
+    let action = text.lines().find_map(|line| line.strip_prefix("Action: ")).unwrap();
+    format!("{action} to {} by {}", leg.target, leg.route)
 }
 
 fn id(message: i64) -> LegId {
@@ -105,6 +125,8 @@ impl Store for MemoryStore {
                     row.leg.attempts += 1;
                     row.attempts.push(attempt);
                 }
+                row.dsn = s.dsn;
+                row.told.extend(s.follow_ups.iter().map(notification));
                 Settled::Done
             };
             Ok(settlements.into_iter().map(settle).collect())
@@ -318,6 +340,7 @@ impl World {
             store: store.clone(),
             dial: Arc::new(FakeDial { crm: Arc::clone(&crm), started: Instant::now() }),
             chance: Arc::new(Chance::seeded(1)),
+            ids: Arc::new(Ids::after(MessageId(1_000))),
             handover: handover.clone(),
         };
         let settings = Settings {
@@ -353,6 +376,7 @@ impl World {
             received: self.clock.now(),
             prefix: b"Delivered-To: aide@solarmora.com\r\n".to_vec(),
             cuts: Vec::new(),
+            notices: Notices::default(),
             body_type: BodyType::SevenBit,
             smtputf8: false,
             body: StoredBody::from_bytes(format!("Subject: {message}\r\n\r\n.dot\r\nno end").into_bytes()),
@@ -361,7 +385,11 @@ impl World {
 
     /// Accepts a message as the inbound side does: handed over in memory, or committed due.
     fn accept(&self, message: i64, route: &str) {
-        let leg = self.leg(message, route);
+        self.accept_with(message, route, Notices::default());
+    }
+
+    fn accept_with(&self, message: i64, route: &str, notices: Notices) {
+        let leg = OwnedLeg { notices, ..self.leg(message, route) };
         self.store.add(leg.clone(), self.clock.now());
         match self.handover.reserve(route) {
             Some(slot) => {
@@ -552,6 +580,61 @@ async fn the_remotes_answer_decides_the_state() {
         assert_eq!(world.state(1), (state, reason));
         assert_eq!(world.store.look(1, |row| row.due.is_some()), state != State::Quarantined);
         world.outbound.shutdown(MINUTE).await;
+    }
+}
+
+/// What one message told by the time its leg ended, or for a day and a half.
+async fn told(mood: Mood, to: NoticeTo, notify: Option<&str>) -> (State, Option<Dsn>, Vec<String>) {
+    let world = World::with(&[("crm", &[("crm", mood)])], 1, DAY);
+    let asked = RecipientDsn { notify: notify.map(|text| Notify::parse(text).unwrap()), orcpt: None };
+    world.accept_with(1, "crm", Notices { to, asked, ..Notices::default() });
+    sleep(36 * HOUR).await;
+    let told = world.store.look(1, |row| (row.state, row.dsn, row.told.clone()));
+    world.outbound.shutdown(MINUTE).await;
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_message_is_told_to_whom_it_may_be_told_and_else_it_waits() {
+    let sender = || NoticeTo::Sender(Mailbox::parse("client@example.org").unwrap());
+    let admin = || NoticeTo::Admin { address: Mailbox::parse("admin@example.net").unwrap(), route: "post".to_owned() };
+    let refuses: Mood = |_| Way::Rcpt("554 5.0.0 cases@crm.example: no");
+    let to_sender = || vec!["failed to client@example.org by default".to_owned()];
+    for (to, notify, want) in [
+        (NoticeTo::Nobody, None, (State::Quarantined, None, vec![])),
+        (NoticeTo::Suppressed, None, (State::Bounced, Some(Dsn::Suppressed), vec![])),
+        (sender(), None, (State::Bounced, Some(Dsn::Sent), to_sender())),
+        (sender(), Some("FAILURE"), (State::Bounced, Some(Dsn::Sent), to_sender())),
+        (sender(), Some("NEVER"), (State::Bounced, Some(Dsn::Suppressed), vec![])),
+        (admin(), None, (State::Bounced, Some(Dsn::Admin), vec!["failed to admin@example.net by post".to_owned()])),
+    ] {
+        assert_eq!(told(refuses, to.clone(), notify).await, want, "{to:?} {notify:?}");
+    }
+    // What looks like spam to the CRM is told to nobody.
+    let spam: Mood = |_| Way::Rcpt("550 5.7.1 spam");
+    assert_eq!(told(spam, sender(), None).await, (State::Quarantined, None, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_is_told_once_and_then_the_end() {
+    let sender = || NoticeTo::Sender(Mailbox::parse("client@example.org").unwrap());
+    let both = ["delayed to client@example.org by default", "failed to client@example.org by default"];
+    for mood in [(|_| Way::Rcpt("450 later")) as Mood, |_| Way::Dead] {
+        let (state, dsn, notices) = told(mood, sender(), None).await;
+        assert_eq!((state, dsn), (State::Expired, Some(Dsn::Sent)));
+        assert_eq!(notices, both);
+        assert_eq!(told(mood, NoticeTo::Nobody, None).await, (State::Expired, Some(Dsn::None), vec![]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_is_told_only_to_who_asked() {
+    let sender = || NoticeTo::Sender(Mailbox::parse("client@example.org").unwrap());
+    let well: Mood = |_| Way::Well;
+    let relayed = vec!["relayed to client@example.org by default".to_owned()];
+    assert_eq!(told(well, sender(), Some("SUCCESS")).await, (State::Delivered, None, relayed));
+    for (to, notify) in [(sender(), None), (sender(), Some("FAILURE")), (NoticeTo::Nobody, Some("SUCCESS"))] {
+        assert_eq!(told(well, to, notify).await, (State::Delivered, None, vec![]));
     }
 }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::bounce;
 use crate::clock::Timestamp;
 use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
-use crate::outbound::{Shared, hold};
-use crate::queue::{Attempt, Dsn, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
+use crate::outbound::{Shared, hold, notify};
+use crate::queue::{Attempt, FollowUp, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
-use crate::relay::outcome::{self, Expiry, Outcome, Us};
+use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
 use crate::smtp::client::{Reuse, Verdict};
 
@@ -72,7 +73,8 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
     let started = Started { wall: shared.now(), monotonic: shared.monotonic() };
     match carry(lane, shared, &leg, kept).await {
         Carried::Attempted(said) => {
-            let settlement = conclude(shared, &leg, &said, started);
+            let mut settlement = conclude(shared, &leg, &said, started);
+            notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
             finish(lane, shared, vec![settlement]).await;
         }
         Carried::Unreachable { error, began } => {
@@ -115,9 +117,16 @@ struct Said {
     verdict: Verdict,
     peer: String,
     local: Option<IpAddr>,
+    /// It announced DSN.
+    dsn: bool,
 }
 
 impl Said {
+    /// What was asked about notifications was passed on to it.
+    fn answers_for(&self, leg: &OwnedLeg) -> bool {
+        self.dsn && leg.keeps_recipient()
+    }
+
     fn outcome(&self) -> Outcome {
         outcome::read(&self.verdict, Us { address: self.local })
     }
@@ -150,7 +159,9 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
             }
             Ended::Verdict(verdict, reuse) => (verdict, reuse),
         };
-        let said = Said { verdict, peer: session.connection.peer.clone(), local: session.connection.local };
+        let connection = &session.connection;
+        let dsn = connection.session.capabilities.dsn;
+        let said = Said { verdict, peer: connection.peer.clone(), local: connection.local, dsn };
         let next = session.host + 1;
         if said.outcome() == Outcome::RouteFault && next < lane.route.hosts.len() {
             session.quit(&shared.settings.timeouts).await;
@@ -201,13 +212,18 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
         Unreachable::PutBack => return,
         Unreachable::Shared { legs, wait } => (legs, wait),
     };
-    let said = Said { verdict: error.verdict, peer: error.peer, local: error.local };
+    let said = Said { verdict: error.verdict, peer: error.peer, local: error.local, dsn: false };
     if let Some(wait) = wait {
         // What is accepted from now on stays in the store, ownerless, until a dial succeeds.
         shared.ports.handover.set_paused(route, true);
         events::lane_backed_off(route, legs.len(), wait, &outcome::words(&said.verdict));
     }
-    let settlements: Vec<Settlement> = legs.iter().map(|leg| conclude(shared, leg, &said, started)).collect();
+    let mut settlements = Vec::with_capacity(legs.len());
+    for leg in &legs {
+        let mut settlement = conclude(shared, leg, &said, started);
+        notify::tell(shared, leg, &said.verdict, said.answers_for(leg), &mut settlement).await;
+        settlements.push(settlement);
+    }
     finish(lane, shared, settlements).await;
 }
 
@@ -235,7 +251,11 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
     let due = schedule::next(&shared.settings.retry, attempts, now, shared.ports.chance.jitter());
     let too_old = schedule::expired(leg.received, now, shared.settings.expire);
     let expiry = if too_old && shared.may_expire() { Expiry::Reached } else { Expiry::Ahead };
-    let (state, reason, wait) = said.outcome().state(expiry, due.since(now));
+    let refused = match bounce::told(&leg.notices, bounce::Event::Failed) {
+        bounce::Told::Nobody => Refused::Waits,
+        bounce::Told::Sender(_) | bounce::Told::Admin { .. } | bounce::Told::Suppressed => Refused::Ends,
+    };
+    let (state, reason, wait) = said.outcome().state(expiry, due.since(now), refused);
     let (words, result) = (outcome::words(&said.verdict), outcome::result(&said.verdict));
 
     events::attempt_ended(events::AttemptEnded {
@@ -275,8 +295,7 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
         detail,
         due,
         attempt: Some(attempt),
-        // The place of a DSN: its leg will be a follow-up of this settlement.
-        dsn: (state == State::Expired).then_some(Dsn::None),
+        dsn: None,
         follow_ups: Vec::new(),
     }
 }
@@ -318,6 +337,11 @@ pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settle
 fn note_settled(route: &str, settlement: &Settlement) {
     let (state, reason) = (settlement.state, settlement.reason.as_str());
     events::leg_entered(route, state.as_str(), reason);
+    for follow_up in &settlement.follow_ups {
+        if let FollowUp::Message(_, legs) = follow_up {
+            legs.iter().for_each(|leg| events::leg_entered(&leg.route, leg.state.as_str(), leg.reason.as_str()));
+        }
+    }
     if state == State::Held {
         events::leg_held(&settlement.leg, route, reason, &settlement.detail);
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;
-use crate::envelope::BodyType;
+use crate::envelope::{BodyType, RecipientDsn, Ret};
 use crate::id::{LegId, MessageId};
 use crate::reply::{DeliveryProof, Enhanced, Reply};
 
@@ -270,10 +270,36 @@ pub struct NewLeg {
     pub cuts: Vec<Range<u64>>,
     /// The names of the rules that applied, in order.
     pub rules: Vec<String>,
+    /// Whom its end may be told, and what was asked.
+    pub notices: Notices,
     /// Present where the route suppresses duplicates: at most one queued, held or delivered leg has it at a time.
     pub dedupe: Option<DedupeKey>,
     /// A slot is reserved for it: it is committed as ours, and handed over in memory.
     pub handed_over: bool,
+}
+
+/// Whom the end of a leg may be told, and what its sender asked for. Decided at acceptance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notices {
+    pub to: NoticeTo,
+    /// What RCPT asked for.
+    pub asked: RecipientDsn,
+    /// What MAIL asked for.
+    pub ret: Option<Ret>,
+    pub envid: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NoticeTo {
+    /// Whoever is named as the sender may not be: what is refused waits in the quarantine.
+    #[default]
+    Nobody,
+    /// The sender, who authenticated.
+    Sender(Mailbox),
+    /// Our administrator, by this route.
+    Admin { address: Mailbox, route: String },
+    /// A rule says that nobody is told.
+    Suppressed,
 }
 
 /// What makes two legs the same case in a CRM. `hash` is a digest made by the caller; `window` how long it counts.
@@ -367,6 +393,7 @@ pub struct OwnedLeg {
     /// Leg prefix and common prefix, in the order in which they are sent.
     pub prefix: Vec<u8>,
     pub cuts: Vec<Range<u64>>,
+    pub notices: Notices,
     pub body_type: BodyType,
     pub smtputf8: bool,
     pub body: StoredBody,
@@ -387,10 +414,17 @@ impl OwnedLeg {
             received: message.received,
             prefix: [&leg.prefix[..], &message.prefix].concat(),
             cuts: leg.cuts.clone(),
+            notices: leg.notices.clone(),
             body_type: message.body_type,
             smtputf8: message.smtputf8,
             body: message.body.clone(),
         }
+    }
+
+    /// The target is the address that the sender wrote to.
+    #[must_use]
+    pub fn keeps_recipient(&self) -> bool {
+        Mailbox::parse(&self.alias).is_ok_and(|alias| alias == self.target)
     }
 
     /// Octets that DATA will carry, before dot-stuffing.
@@ -581,6 +615,7 @@ pub(crate) mod fixtures {
             prefix: b"Delivered-To: aide@solarmora.com\r\n".to_vec(),
             cuts: Vec::new(),
             rules: vec!["aide to the CRM".into()],
+            notices: Notices::default(),
             dedupe: None,
             handed_over: false,
         }

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
+use crate::envelope::Notify;
 use crate::queue::body::BodyReader;
 use crate::queue::{OwnedLeg, StoreError};
 use crate::relay::dial::{Connection, Timeouts};
 use crate::reply::Reply;
-use crate::smtp::client::{Answer, Framing, Order, Reuse, Stage, Step, Transaction, Verdict};
+use crate::smtp::client::{Answer, Dsn, Framing, Order, Reuse, Stage, Step, Transaction, Verdict};
 use crate::smtp::dot::Stuffer;
 use crate::smtp::reply_reader::REPLY_READ_OCTETS;
 
@@ -49,6 +50,7 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
         body: leg.body_type,
         utf8_header: leg.smtputf8 && has_utf8_header(connection, leg, first.as_deref()),
         size: leg.size(),
+        dsn: passed_on(leg),
     };
     connection.wire.clear();
     let mut transaction = match Transaction::begin(&connection.session, &order, &mut connection.wire) {
@@ -87,6 +89,16 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
             }
         }
     }
+}
+
+/// What the next host is told about notifications. It knows the target, and would name it in what it tells the sender;
+/// so where the target is not what the sender wrote to, only NEVER is passed on, and we answer for the rest.
+fn passed_on(leg: &OwnedLeg) -> Dsn<'_> {
+    let asked = &leg.notices.asked;
+    if leg.keeps_recipient() {
+        return Dsn { ret: leg.notices.ret, envid: leg.notices.envid.as_deref(), asked: Some(asked) };
+    }
+    Dsn { asked: (asked.notify == Some(Notify::Never)).then_some(asked), ..Dsn::default() }
 }
 
 /// A message that came with SMTPUTF8 may not need it. Only where the remote does not know it do we look.

@@ -399,6 +399,7 @@ where
                 pipelining: ehlo.has_capability(smtp_proto::EXT_PIPELINING),
                 eight_bit_mime: ehlo.has_capability(smtp_proto::EXT_8BIT_MIME),
                 smtputf8: ehlo.has_capability(smtp_proto::EXT_SMTP_UTF8),
+                dsn: ehlo.has_capability(smtp_proto::EXT_DSN),
                 // No route can ask for it yet.
                 chunking: false,
                 size: ehlo.has_capability(smtp_proto::EXT_SIZE),
@@ -581,13 +582,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn capabilities_are_read() {
-        let ehlo = "250-crm\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-X-WHAT ever\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n";
+        let ehlo = "250-crm\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-X-WHAT ever\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n";
         let (result, heard) = greeted(&["220-crm\r\n220 hello\r\n", ehlo]).await;
         let want = Capabilities {
             pipelining: true,
             eight_bit_mime: true,
             smtputf8: true,
             chunking: false,
+            dsn: true,
             size: true,
             size_max: Some(1000),
         };

@@ -9,7 +9,7 @@
 //! | 5.3.4, 5.2.3, 552, our own look at SIZE | too large |
 //! | 5.7.x about authentication | quarantine, remote-auth |
 //! | other 5.7.x | quarantine, remote-content |
-//! | any other 5xx | refused for good |
+//! | any other 5xx | refused for good: ended, where somebody may decide so, else quarantine |
 //!
 //! Without an enhanced code, RCPT's 550, 551 and 553 are read as 5.1.1, any 552 as 5.3.4. The enhanced code wins
 //! over the reply code where there is one: `552 5.7.0` is a content filter's. What an outcome does to the queue's
@@ -113,9 +113,10 @@ fn is_authentication(detail: u16, text: &str) -> bool {
 
 impl Outcome {
     /// The state and reason that the outcome puts a leg in, and when it is due again there. `expired` says that
-    /// the attempt was made after the queue's `expire`; `retry` is the schedule's answer.
+    /// the attempt was made after the queue's `expire`; `retry` is the schedule's answer; `refused`, what becomes of
+    /// a leg that is refused for good.
     #[must_use]
-    pub fn state(&self, expired: Expiry, retry: Duration) -> (State, Reason, Option<Duration>) {
+    pub fn state(&self, expired: Expiry, retry: Duration, refused: Refused) -> (State, Reason, Option<Duration>) {
         let again = |reason| match expired {
             Expiry::Reached => (State::Expired, Reason::Expired, None),
             Expiry::Ahead => (State::Queued, reason, Some(retry)),
@@ -126,11 +127,21 @@ impl Outcome {
             Outcome::RouteFault => again(Reason::Route),
             Outcome::Hold(reason, wait) => (State::Held, *reason, Some(*wait)),
             Outcome::Quarantine(reason) => (State::Quarantined, *reason, None),
-            // Its place in the line: a DSN to a sender who authenticated, and `bounced`. While we cannot tell
-            // the sender, the message must not end in silence, and nobody may get backscatter.
-            Outcome::Bounce(reason) => (State::Quarantined, *reason, None),
+            Outcome::Bounce(reason) => match refused {
+                Refused::Ends => (State::Bounced, *reason, None),
+                Refused::Waits => (State::Quarantined, *reason, None),
+            },
         }
     }
+}
+
+/// What becomes of a leg that its target refused for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Somebody is told, or nobody shall be.
+    Ends,
+    /// There is nobody whom we may tell, and the message must not end in silence: an operator looks at it.
+    Waits,
 }
 
 /// Whether a leg may be tried again.
@@ -288,7 +299,7 @@ mod tests {
     #[test]
     fn only_what_would_be_tried_again_expires() {
         let wait = Duration::from_secs(60);
-        let state = |outcome: Outcome, expiry| outcome.state(expiry, wait);
+        let state = |outcome: Outcome, expiry| outcome.state(expiry, wait, Refused::Waits);
         let retry = || Outcome::Retry(Reason::Tempfail);
         assert_eq!(state(retry(), Expiry::Ahead), (State::Queued, Reason::Tempfail, Some(wait)));
         assert_eq!(state(retry(), Expiry::Reached), (State::Expired, Reason::Expired, None));
@@ -302,7 +313,11 @@ mod tests {
     #[test]
     fn a_refused_message_does_not_vanish() {
         for outcome in [Outcome::Bounce(Reason::Permfail), Outcome::Quarantine(Reason::RemoteContent)] {
-            assert_eq!(outcome.state(Expiry::Reached, Duration::ZERO).0, State::Quarantined);
+            assert_eq!(outcome.state(Expiry::Reached, Duration::ZERO, Refused::Waits).0, State::Quarantined);
         }
+        let content = Outcome::Quarantine(Reason::RemoteContent);
+        assert_eq!(content.state(Expiry::Reached, Duration::ZERO, Refused::Ends).0, State::Quarantined);
+        let bounce = Outcome::Bounce(Reason::Permfail);
+        assert_eq!(bounce.state(Expiry::Ahead, Duration::ZERO, Refused::Ends).0, State::Bounced);
     }
 }

@@ -13,7 +13,7 @@ use crate::reply::Refusal;
 
 use super::pattern::Pattern;
 use super::set::{Check, Condition, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
-use super::{Action, AuthFacts, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+use super::{Action, AuthFacts, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
 /// One recipient's facts in the forms that conditions compare.
 pub(super) struct Subject<'f> {
@@ -253,27 +253,31 @@ impl RuleSet {
         let thens = || applied.iter().map(|rule| &rule.then);
         let route = thens().find_map(|then| then.route.as_deref());
         let on_spam = thens().find_map(|then| then.on_spam);
+        let bounces = thens().find_map(|then| then.bounces);
         let copies: Vec<LegPlan> = thens()
             .flat_map(|then| &then.also)
             .map(|target| {
-                self.leg(target, LegKind::Also, target.route.as_deref(), target.on_spam.unwrap_or(OnSpam::Omit))
+                let on_spam = target.on_spam.unwrap_or(OnSpam::Omit);
+                // The sender wrote to one address: that a copy of ours failed is no news for him.
+                let bounces = Some(Bounces::Admin);
+                self.leg(target, LegKind::Also, target.route.as_deref(), on_spam, bounces)
             })
             .collect();
         let main = if let Some(target) = thens().find_map(|then| then.to.as_ref()) {
             let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
-            Some(self.leg(target, LegKind::To, target.route.as_deref().or(route), on_spam))
+            Some(self.leg(target, LegKind::To, target.route.as_deref().or(route), on_spam, bounces))
         } else if let Some(target) = domain.role.as_ref().filter(|_| is_role(subject, domain)) {
             // Also where a rule ended the search without a word about where to: a role address is never left out.
-            Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver))
+            Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver, None))
         } else if let Some(target) = self.parked(subject, domain).filter(|_| route.is_none() && copies.is_empty()) {
             let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
-            Some(self.leg(target, LegKind::To, target.route.as_deref(), on_spam))
+            Some(self.leg(target, LegKind::To, target.route.as_deref(), on_spam, bounces))
         } else {
             // Nothing replaced the recipient: it goes on as it is where it has a place to go.
             let route = route.or(domain.mailboxes.as_deref());
-            let itself = Target { address: subject.recipient.clone(), name: None, route: None, on_spam: None };
+            let itself = Target::of(subject.recipient.clone());
             let on_spam = on_spam.unwrap_or(OnSpam::Quarantine);
-            (route.is_some() || copies.is_empty()).then(|| self.leg(&itself, LegKind::Mailbox, route, on_spam))
+            (route.is_some() || copies.is_empty()).then(|| self.leg(&itself, LegKind::Mailbox, route, on_spam, bounces))
         };
         let mut legs: Vec<LegPlan> = Vec::with_capacity(copies.len() + 1);
         for leg in main.into_iter().chain(copies) {
@@ -291,8 +295,22 @@ impl RuleSet {
         self.alias(subject, domain.plus_strip).or(domain.catch_all.as_ref())?.then.to.as_ref()
     }
 
-    /// `route` is what the target, or for `to` the rule, says.
-    fn leg(&self, target: &Target, kind: LegKind, route: Option<&str>, on_spam: OnSpam) -> LegPlan {
+    /// The leg to the role address of a domain of ours, for what the administrator is told.
+    #[must_use]
+    pub fn role(&self, domain: &Domain) -> Option<LegPlan> {
+        let target = self.domain(domain)?.role.as_ref()?;
+        Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver, None))
+    }
+
+    /// `route` and `bounces` are what the target, or for `to` the rule, says; the target's own `bounces` wins.
+    fn leg(
+        &self,
+        target: &Target,
+        kind: LegKind,
+        route: Option<&str>,
+        on_spam: OnSpam,
+        bounces: Option<Bounces>,
+    ) -> LegPlan {
         let mailboxes = self.domain(target.address.domain()).and_then(|domain| domain.mailboxes.as_deref());
         LegPlan {
             target: target.address.clone(),
@@ -300,6 +318,7 @@ impl RuleSet {
             route: route.or(mailboxes).unwrap_or("default").to_owned(),
             kind,
             on_spam,
+            bounces: target.bounces.or(bounces).unwrap_or(Bounces::Sender),
         }
     }
 }

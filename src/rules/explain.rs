@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::eval::{OnUnknown, Scope, Subject, Truth, auth};
 use super::set::{Check, Condition, Rule, RuleSet};
-use super::{Action, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+use super::{Action, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
 /// A decision and the way to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,6 +252,7 @@ impl LegPlan {
         json!({
             "target": self.target.as_str(), "name": self.target_name, "route": self.route,
             "kind": self.kind.as_str(), "on_spam": self.on_spam.as_str(),
+            "bounces": self.bounces.as_str(),
         })
     }
 }
@@ -264,6 +265,18 @@ impl LegKind {
             LegKind::Also => "also",
             LegKind::Mailbox => "mailbox",
             LegKind::Role => "role",
+        }
+    }
+}
+
+impl Bounces {
+    /// The word in rules and in `explain`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bounces::Sender => "sender",
+            Bounces::Admin => "admin",
+            Bounces::Suppress => "suppress",
         }
     }
 }

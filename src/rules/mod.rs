@@ -89,6 +89,7 @@ pub struct LegPlan {
     pub route: String,
     pub kind: LegKind,
     pub on_spam: OnSpam,
+    pub bounces: Bounces,
 }
 
 impl LegPlan {
@@ -101,6 +102,7 @@ impl LegPlan {
             route: "default".to_owned(),
             kind: LegKind::To,
             on_spam: OnSpam::Quarantine,
+            bounces: Bounces::Sender,
         }
     }
 }
@@ -124,4 +126,15 @@ pub enum OnSpam {
     Tag,
     Quarantine,
     Omit,
+}
+
+/// Who is told when a leg does not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounces {
+    /// The sender, if it is certain who he is.
+    Sender,
+    /// The role address of the alias's domain.
+    Admin,
+    /// Nobody.
+    Suppress,
 }

@@ -155,7 +155,13 @@ impl Resolver<'_> {
             Some(name) => self.address_in_file(name, &entry.address.place)?,
         };
         self.target_places.push((address.clone(), entry.address.place.clone()));
-        Some(Target { address, name: Some(entry.name.value.clone()), route, on_spam: entry.on_spam })
+        Some(Target {
+            address,
+            name: Some(entry.name.value.clone()),
+            route,
+            on_spam: entry.on_spam,
+            bounces: entry.bounces,
+        })
     }
 
     fn address(&mut self, text: &Placed<String>) -> Option<Mailbox> {
@@ -232,7 +238,7 @@ impl Resolver<'_> {
         }
         let address = self.address(text)?;
         self.target_places.push((address.clone(), text.place.clone()));
-        Some(Target { address, name: None, route: None, on_spam: None })
+        Some(Target::of(address))
     }
 
     fn domain(&mut self, entry: &DomainEntry) -> OurDomain {
@@ -280,6 +286,7 @@ impl Resolver<'_> {
             also: body.also.iter().filter_map(|text| self.destination(text)).collect(),
             route: self.route(body.route.as_ref()),
             on_spam: body.on_spam,
+            bounces: body.bounces,
             reject: body.reject.clone(),
             defer: body.defer.clone(),
             quarantine: body.quarantine.clone(),

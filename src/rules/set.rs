@@ -12,9 +12,9 @@ use crate::diagnostic::Place;
 use crate::network::Network;
 use crate::reply::Refusal;
 
-use super::OnSpam;
 use super::pattern::Pattern;
 use super::syntax::TestEntry;
+use super::{Bounces, OnSpam};
 
 /// All rules of a configuration.
 #[derive(Debug, Default)]
@@ -71,6 +71,7 @@ pub(super) struct Then {
     pub also: Vec<Target>,
     pub route: Option<String>,
     pub on_spam: Option<OnSpam>,
+    pub bounces: Option<Bounces>,
     pub reject: Option<Refusal>,
     pub defer: Option<Refusal>,
     pub quarantine: Option<String>,
@@ -86,6 +87,14 @@ pub(super) struct Target {
     pub name: Option<String>,
     pub route: Option<String>,
     pub on_spam: Option<OnSpam>,
+    pub bounces: Option<Bounces>,
+}
+
+impl Target {
+    /// An address that nobody said anything else about.
+    pub(super) fn of(address: Mailbox) -> Target {
+        Target { address, name: None, route: None, on_spam: None, bounces: None }
+    }
 }
 
 /// One key of `when`; it holds if any of its values does.

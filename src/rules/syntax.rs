@@ -13,7 +13,7 @@ use crate::network::Network;
 use crate::reply::{Enhanced, Refusal, Reply};
 
 use super::pattern::Pattern;
-use super::{AuthFacts, OnSpam};
+use super::{AuthFacts, Bounces, OnSpam};
 
 /// Everything that stands in one file.
 #[derive(Debug, Default)]
@@ -45,6 +45,7 @@ pub struct TargetEntry {
     pub address: Placed<String>,
     pub route: Option<Placed<String>>,
     pub on_spam: Option<OnSpam>,
+    pub bounces: Option<Bounces>,
 }
 
 /// A `[[rule]]`.
@@ -72,6 +73,7 @@ pub struct Body {
     pub also: Vec<Placed<String>>,
     pub route: Option<Placed<String>>,
     pub on_spam: Option<OnSpam>,
+    pub bounces: Option<Bounces>,
     pub reject: Option<Refusal>,
     pub defer: Option<Refusal>,
     pub quarantine: Option<String>,
@@ -155,7 +157,7 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> RuleFile {
         file.domains.extend(domain(&name, &value));
     }
     for (name, value) in root.section("target").iter().flat_map(Section::entries) {
-        file.targets.extend(target(name, &value, &mut file.inert));
+        file.targets.extend(target(name, &value));
     }
     for section in root.sections("rule") {
         let entry = rule(section, &mut file.inert);
@@ -199,30 +201,26 @@ fn plus(section: &mut Section<'_>) -> bool {
     section.take("plus").and_then(|v| v.choice(&words)).is_some_and(|strip| strip.value)
 }
 
-fn target(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Option<TargetEntry> {
+fn target(name: Placed<String>, value: &Value<'_>) -> Option<TargetEntry> {
     if !value.is_table() {
         let address = value.string()?;
-        return Some(TargetEntry { name, address, route: None, on_spam: None });
+        return Some(TargetEntry { name, address, route: None, on_spam: None, bounces: None });
     }
     let mut section = value.section()?;
     let address = section.require("address").and_then(|v| v.string());
     let route = section.take("route").and_then(|v| v.string());
     let on_spam = on_spam(&mut section);
-    bounces(&mut section, inert);
+    let bounces = bounces(&mut section);
     section.finish();
-    Some(TargetEntry { name, address: address?, route, on_spam })
+    Some(TargetEntry { name, address: address?, route, on_spam, bounces })
 }
 
 fn on_spam(section: &mut Section<'_>) -> Option<OnSpam> {
     section.take("on-spam").and_then(|v| v.choice(ON_SPAM)).map(|word| word.value)
 }
 
-/// `bounces` is checked and carried no further until there are DSNs.
-fn bounces(section: &mut Section<'_>, inert: &mut Vec<String>) {
-    let words = [("sender", ()), ("admin", ()), ("suppress", ())];
-    if section.take("bounces").is_some_and(|v| v.choice(&words).is_some()) {
-        inert.push("bounces".to_owned());
-    }
+fn bounces(section: &mut Section<'_>) -> Option<Bounces> {
+    section.take("bounces").and_then(|v| v.choice(BOUNCES)).map(|word| word.value)
 }
 
 fn rule(mut section: Section<'_>, inert: &mut Vec<String>) -> RuleEntry {
@@ -268,6 +266,7 @@ fn body(section: &mut Section<'_>, inert: &mut Vec<String>) -> Body {
         also: section.take("also").map(|v| strings(&v)).unwrap_or_default(),
         route: section.take("route").and_then(|v| v.string()),
         on_spam: on_spam(section),
+        bounces: bounces(section),
         reject: section.take("reject").and_then(|v| refusal(&v, REJECT)),
         defer: section.take("defer").and_then(|v| refusal(&v, DEFER)),
         quarantine: section.take("quarantine").and_then(|v| reason(&v)),
@@ -277,7 +276,6 @@ fn body(section: &mut Section<'_>, inert: &mut Vec<String>) -> Body {
     if section.take("tags").is_some_and(|v| !strings(&v).is_empty()) {
         inert.push("tags".to_owned());
     }
-    bounces(section, inert);
     // Named by the design; they make a second body, which is not built yet.
     for key in ["subject-prefix", "strip-attachments"] {
         if section.take(key).is_some() {
@@ -459,6 +457,9 @@ fn expect(mut section: Section<'_>) -> Expect {
     section.finish();
     expect
 }
+
+const BOUNCES: &[(&str, Bounces)] =
+    &[("sender", Bounces::Sender), ("admin", Bounces::Admin), ("suppress", Bounces::Suppress)];
 
 const ON_SPAM: &[(&str, OnSpam)] =
     &[("deliver", OnSpam::Deliver), ("tag", OnSpam::Tag), ("quarantine", OnSpam::Quarantine), ("omit", OnSpam::Omit)];

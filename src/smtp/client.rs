@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::address::{Mailbox, ReversePath};
-use crate::envelope::BodyType;
+use crate::envelope::{BodyType, RecipientDsn, Ret};
 use crate::reply::Reply;
+use crate::smtp::xtext;
 
 /// What the server announced in its answer to EHLO, as far as we make use of it. After HELO: nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// RFC 3030 was announced, and the route wants it. DATA is understood by everybody, BDAT not by all that announce it.
     pub chunking: bool,
+    /// RFC 3461.
+    pub dsn: bool,
     /// SIZE was announced.
     pub size: bool,
     /// The largest message that it takes, in octets; `None` where it names no limit.
@@ -110,6 +113,16 @@ pub struct Order<'a> {
     pub utf8_header: bool,
     /// Octets of the message before dot-stuffing.
     pub size: u64,
+    /// What is passed on about notifications, where the server knows them.
+    pub dsn: Dsn<'a>,
+}
+
+/// The parameters of RFC 3461.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dsn<'a> {
+    pub ret: Option<Ret>,
+    pub envid: Option<&'a str>,
+    pub asked: Option<&'a RecipientDsn>,
 }
 
 /// What outlives a transaction.
@@ -231,7 +244,11 @@ impl Transaction {
         transaction.write_or_hold(pipelined, out, |out| {
             out.extend_from_slice(b"RCPT TO:<");
             write_path(order.recipient, capabilities.smtputf8, out);
-            out.extend_from_slice(b">\r\n");
+            out.push(b'>');
+            if let Some(asked) = order.dsn.asked.filter(|_| capabilities.dsn) {
+                write_asked(asked, out);
+            }
+            out.extend_from_slice(b"\r\n");
         });
         // RFC 2920 §3.1: DATA may be the last command of a group. So may BDAT, but then a message would be sent to nobody
         // as often as RCPT is refused.
@@ -389,7 +406,23 @@ fn write_mail(capabilities: &Capabilities, order: &Order<'_>, smtputf8: bool, ou
     if smtputf8 {
         out.extend_from_slice(b" SMTPUTF8");
     }
+    if let Some(ret) = order.dsn.ret.filter(|_| capabilities.dsn) {
+        out.extend_from_slice(format!(" RET={}", ret.as_str()).as_bytes());
+    }
+    if let Some(envid) = order.dsn.envid.filter(|_| capabilities.dsn) {
+        out.extend_from_slice(format!(" ENVID={}", xtext::encode(envid)).as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
+}
+
+/// RFC 3461 §5.2.1: as it was given to us.
+fn write_asked(asked: &RecipientDsn, out: &mut Vec<u8>) {
+    if let Some(notify) = asked.notify {
+        out.extend_from_slice(format!(" NOTIFY={notify}").as_bytes());
+    }
+    if let Some(orcpt) = &asked.orcpt {
+        out.extend_from_slice(format!(" ORCPT={};{}", orcpt.address_type, xtext::encode(&orcpt.address)).as_bytes());
+    }
 }
 
 /// A parsed mailbox holds nothing that could end the path or the line.
@@ -406,6 +439,7 @@ fn write_path(mailbox: &Mailbox, utf8: bool, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::{Notify, OriginalRecipient};
     use crate::smtp::reply_reader::tests::read_all;
 
     const ALL: Capabilities = Capabilities {
@@ -413,6 +447,7 @@ mod tests {
         eight_bit_mime: true,
         smtputf8: true,
         chunking: false,
+        dsn: true,
         size: true,
         size_max: None,
     };
@@ -434,6 +469,7 @@ mod tests {
                 body: BodyType::SevenBit,
                 utf8_header: false,
                 size: 1000,
+                dsn: Dsn::default(),
             }
         }
     }
@@ -546,6 +582,25 @@ mod tests {
         assert_eq!(sent, "RSET/MAIL FROM:<a@b> SIZE=1000/RCPT TO:<c@d>/DATA/||||BODY|");
         assert_eq!(verdict.stage, Stage::Dot);
         assert!(!session.needs_reset);
+    }
+
+    #[test]
+    fn what_was_asked_about_notifications_is_passed_on_where_it_is_understood() {
+        let letter = envelope("a@b", "c@d");
+        let orcpt = OriginalRecipient { address_type: "rfc822".into(), address: "C+x@d".into() };
+        let asked = RecipientDsn { notify: Notify::parse("DELAY,FAILURE"), orcpt: Some(orcpt) };
+        let dsn = Dsn { ret: Some(Ret::Headers), envid: Some("Q=1"), asked: Some(&asked) };
+        for (capabilities, want) in [
+            (
+                Capabilities { size: false, ..ALL },
+                "MAIL FROM:<a@b> RET=HDRS ENVID=Q+3D1/RCPT TO:<c@d> NOTIFY=FAILURE,DELAY ORCPT=rfc822;C+2Bx@d/DATA/",
+            ),
+            (Capabilities { dsn: false, size: false, ..ALL }, "MAIL FROM:<a@b>/RCPT TO:<c@d>/DATA/"),
+        ] {
+            let mut out = Vec::new();
+            Transaction::begin(&Session::new(capabilities), &Order { dsn, ..letter.order() }, &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap().replace("\r\n", "/"), want);
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //! This file knows the grammar, not the session: whether a command may come now is asked elsewhere.
 
 use crate::address::{Mailbox, ReversePath};
-use crate::envelope::BodyType;
+use crate::envelope::{BodyType, Notify, OriginalRecipient, RecipientDsn, Ret};
 use crate::reply;
 use crate::reply::Reply;
+use crate::smtp::xtext;
 
 /// A command that we understand.
 #[must_use]
@@ -29,6 +30,7 @@ pub enum Command {
     },
     Rcpt {
         recipient: Recipient,
+        dsn: RecipientDsn,
     },
     Data,
     /// RFC 3207.
@@ -61,7 +63,7 @@ pub enum Recipient {
 }
 
 /// What may follow MAIL's path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters {
     /// RFC 1870, in octets; a number too large for us is the largest that we know.
     pub size: Option<u64>,
@@ -69,6 +71,12 @@ pub struct MailParameters {
     pub body: Option<BodyType>,
     /// RFC 6531.
     pub smtputf8: bool,
+    /// RFC 3461 §4.3.
+    pub ret: Option<Ret>,
+    /// RFC 3461 §4.4, decoded.
+    pub envid: Option<String>,
+    /// RFC 8689.
+    pub require_tls: bool,
 }
 
 /// Understands `line`, which has no CRLF.
@@ -164,8 +172,7 @@ fn parse_rcpt(rest: &[u8]) -> Result<Command, Reply> {
     } else {
         Recipient::Mailbox(Mailbox::parse(path).map_err(|_| reply::BAD_RECIPIENT)?)
     };
-    // No extension that we announce gives RCPT a parameter: NOTIFY and ORCPT belong to DSN (RFC 3461).
-    if trim_start(parameters).is_empty() { Ok(Command::Rcpt { recipient }) } else { Err(reply::UNKNOWN_PARAMETER) }
+    Ok(Command::Rcpt { recipient, dsn: parse_rcpt_parameters(parameters)? })
 }
 
 /// Splits `FROM:<path> parameters` into what stands between the brackets and what follows them.
@@ -199,22 +206,64 @@ fn end_of_path(path: &[u8]) -> Option<usize> {
     None
 }
 
+/// Keyword and value of each parameter.
+fn parameters(text: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    text.split(|&b| b == b' ').filter(|word| !word.is_empty()).map(|word| match word.iter().position(|&b| b == b'=') {
+        Some(at) => (&word[..at], Some(&word[at + 1..])),
+        None => (word, None),
+    })
+}
+
 fn parse_mail_parameters(text: &[u8]) -> Result<MailParameters, Reply> {
     let mut parameters = MailParameters::default();
-    for word in text.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
-        let (keyword, value) = match word.iter().position(|&b| b == b'=') {
-            Some(at) => (&word[..at], Some(&word[at + 1..])),
-            None => (word, None),
-        };
+    for (keyword, value) in self::parameters(text) {
         match keyword.to_ascii_uppercase().as_slice() {
             b"SIZE" if parameters.size.is_none() => parameters.size = Some(parse_size(value)?),
             b"BODY" if parameters.body.is_none() => parameters.body = Some(parse_body(value)?),
             b"SMTPUTF8" if !parameters.smtputf8 && value.is_none() => parameters.smtputf8 = true,
             b"SMTPUTF8" if !parameters.smtputf8 => return Err(reply::BAD_SYNTAX),
+            b"RET" if parameters.ret.is_none() => parameters.ret = Some(parse_ret(value)?),
+            b"ENVID" if parameters.envid.is_none() => parameters.envid = Some(parse_envid(value)?),
+            b"REQUIRETLS" if !parameters.require_tls && value.is_none() => parameters.require_tls = true,
+            b"REQUIRETLS" if !parameters.require_tls => return Err(reply::BAD_SYNTAX),
             _ => return Err(reply::UNKNOWN_PARAMETER),
         }
     }
     Ok(parameters)
+}
+
+fn parse_rcpt_parameters(text: &[u8]) -> Result<RecipientDsn, Reply> {
+    let mut dsn = RecipientDsn::default();
+    for (keyword, value) in parameters(text) {
+        match keyword.to_ascii_uppercase().as_slice() {
+            b"NOTIFY" if dsn.notify.is_none() => dsn.notify = Some(parse_notify(value)?),
+            b"ORCPT" if dsn.orcpt.is_none() => dsn.orcpt = Some(parse_orcpt(value)?),
+            _ => return Err(reply::UNKNOWN_PARAMETER),
+        }
+    }
+    Ok(dsn)
+}
+
+fn parse_ret(value: Option<&[u8]>) -> Result<Ret, Reply> {
+    value.and_then(|v| str::from_utf8(v).ok()).and_then(Ret::parse).ok_or(reply::BAD_SYNTAX)
+}
+
+fn parse_envid(value: Option<&[u8]>) -> Result<String, Reply> {
+    value.filter(|v| v.len() <= ENVID_OCTETS_MAX).and_then(xtext::decode).ok_or(reply::BAD_SYNTAX)
+}
+
+fn parse_notify(value: Option<&[u8]>) -> Result<Notify, Reply> {
+    value.and_then(|v| str::from_utf8(v).ok()).and_then(Notify::parse).ok_or(reply::BAD_SYNTAX)
+}
+
+/// `rfc822;xtext`. RFC 6533's raw UTF-8 is refused: its ASCII form says the same, and is what clients send.
+fn parse_orcpt(value: Option<&[u8]>) -> Result<OriginalRecipient, Reply> {
+    let value = value.filter(|v| v.len() <= ORCPT_OCTETS_MAX).ok_or(reply::BAD_SYNTAX)?;
+    let at = value.iter().position(|&b| b == b';').ok_or(reply::BAD_SYNTAX)?;
+    let (kind, address) = (&value[..at], &value[at + 1..]);
+    let is_atom = !kind.is_empty() && kind.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'-');
+    let address = xtext::decode(address).filter(|_| is_atom).ok_or(reply::BAD_SYNTAX)?;
+    Ok(OriginalRecipient { address_type: String::from_utf8_lossy(kind).into_owned(), address })
 }
 
 /// RFC 1870 §3 allows 20 digits, more than fit: a number beyond ours is too large for every limit anyway.
@@ -237,6 +286,10 @@ const BDAT: &[u8] = b"BDAT";
 /// A size beyond this is negative, or another number, to whoever keeps it in 63 bits. Nobody means it.
 pub const CHUNK_OCTETS_MAX: u64 = i64::MAX as u64;
 
+/// RFC 3461 §4.4.
+const ENVID_OCTETS_MAX: usize = 100;
+/// RFC 3461 §4.2.
+const ORCPT_OCTETS_MAX: usize = 500;
 /// RFC 5321 §4.5.3.1.2, the length of a domain.
 const NAME_OCTETS_MAX: usize = 255;
 
@@ -420,14 +473,20 @@ mod tests {
     #[test]
     fn the_bare_postmaster_is_a_recipient_of_its_own() {
         for line in ["RCPT TO:<postmaster>", "rcpt to: <PostMaster>"] {
-            assert_eq!(parse(line.as_bytes()), Ok(Command::Rcpt { recipient: Recipient::Postmaster }));
+            let want = Command::Rcpt { recipient: Recipient::Postmaster, dsn: RecipientDsn::default() };
+            assert_eq!(parse(line.as_bytes()), Ok(want));
         }
     }
 
     #[test]
     fn parameters_that_we_announce() {
         let (_, parameters) = mail("MAIL FROM:<a@b>  size=123  BODY=8bitmime SMTPUTF8 ");
-        let want = MailParameters { size: Some(123), body: Some(BodyType::EightBitMime), smtputf8: true };
+        let want = MailParameters {
+            size: Some(123),
+            body: Some(BodyType::EightBitMime),
+            smtputf8: true,
+            ..MailParameters::default()
+        };
         assert_eq!(parameters, want);
         assert_eq!(mail("MAIL FROM:<> BODY=7BIT").1.body, Some(BodyType::SevenBit));
         for (size, want) in [
@@ -456,16 +515,65 @@ mod tests {
             ("BODY=7BIT BODY=8BITMIME", 555),
             ("SMTPUTF8 SMTPUTF8", 555),
             ("AUTH=x+0D+0Ay", 555),
-            ("RET=FULL", 555),
-            ("ENVID=x", 555),
+            ("RET", 501),
+            ("RET=ALL", 501),
+            ("RET=FULL RET=HDRS", 555),
+            ("ENVID=", 501),
+            ("ENVID=a=b", 501),
+            ("ENVID=a+0Ab", 501),
+            ("ENVID=x ENVID=x", 555),
+            ("REQUIRETLS=1", 501),
+            ("REQUIRETLS REQUIRETLS", 555),
+            ("NOTIFY=NEVER", 555),
+            ("ORCPT=rfc822;a@b", 555),
             ("=", 555),
             ("SIZE =1", 501),
             ("<x>", 555),
         ] {
             refused(format!("MAIL FROM:<a@b> {parameters}").as_bytes(), code);
         }
-        refused(b"RCPT TO:<a@b> ORCPT=rfc822;a+0Ab", 555);
-        refused(b"RCPT TO:<a@b> NOTIFY=NEVER", 555);
+        for (parameters, code) in [
+            ("ORCPT=rfc822;a+0Ab", 501),
+            ("ORCPT=rfc822;a+0D+0ASTARTTLS", 501),
+            ("ORCPT=a@b", 501),
+            ("ORCPT=;a@b", 501),
+            ("ORCPT=rfc822;", 501),
+            ("ORCPT=rf c822;a", 501),
+            ("ORCPT=rfc822;é", 501),
+            ("ORCPT", 501),
+            ("ORCPT=rfc822;a ORCPT=rfc822;a", 555),
+            ("NOTIFY", 501),
+            ("NOTIFY=", 501),
+            ("NOTIFY=NEVER,FAILURE", 501),
+            ("NOTIFY=SOMETIMES", 501),
+            ("NOTIFY=NEVER NOTIFY=NEVER", 555),
+            ("RET=FULL", 555),
+            ("SIZE=1", 555),
+        ] {
+            refused(format!("RCPT TO:<a@b> {parameters}").as_bytes(), code);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_about_notifications() {
+        let (_, parameters) = mail("MAIL FROM:<a@b> ret=hdrs ENVID=QQ+2B314159 REQUIRETLS");
+        assert_eq!(parameters.ret, Some(Ret::Headers));
+        assert_eq!(parameters.envid.as_deref(), Some("QQ+314159"));
+        assert!(parameters.require_tls);
+        let Ok(Command::Rcpt { dsn, .. }) = parse(b"RCPT TO:<a@b> NOTIFY=failure,DELAY orcpt=rfc822;Bob+2Bx@b") else {
+            panic!("it is a RCPT");
+        };
+        assert_eq!(dsn.notify, Some(Notify::On { success: false, failure: true, delay: true }));
+        let orcpt = OriginalRecipient { address_type: "rfc822".into(), address: "Bob+x@b".into() };
+        assert_eq!(dsn.orcpt, Some(orcpt));
+    }
+
+    #[test]
+    fn notification_parameters_at_their_limits_and_one_past_them() {
+        assert!(parse(format!("MAIL FROM:<> ENVID={}", "x".repeat(100)).as_bytes()).is_ok());
+        refused(format!("MAIL FROM:<> ENVID={}", "x".repeat(101)).as_bytes(), 501);
+        assert!(parse(format!("RCPT TO:<a@b> ORCPT=rfc822;{}", "x".repeat(493)).as_bytes()).is_ok());
+        refused(format!("RCPT TO:<a@b> ORCPT=rfc822;{}", "x".repeat(494)).as_bytes(), 501);
     }
 
     #[test]

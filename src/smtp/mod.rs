@@ -6,6 +6,7 @@
 //! and never logs, so that a test plays a session in microseconds and a fuzzer plays a million.
 
 pub mod line;
+pub mod xtext;
 pub mod command;
 pub mod dot;
 pub mod receiving;

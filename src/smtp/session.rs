@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::{Mailbox, ReversePath};
-use crate::envelope::Envelope;
+use crate::envelope::{DsnRequest, Envelope, RecipientDsn};
 use crate::reply;
 use crate::reply::{DeliveryProof, Refusal, Reply};
 use crate::smtp::command;
@@ -84,7 +84,7 @@ enum State {
 enum Question {
     StartTls,
     Mail(Transaction),
-    Recipient(Mailbox),
+    Recipient(Mailbox, RecipientDsn),
     Data,
     /// DATA's question, put by the first chunk, which comes in any case.
     FirstChunk(Chunk),
@@ -256,7 +256,7 @@ impl Session {
         match &self.state {
             State::Asking(Question::StartTls) => Event::StartTls,
             State::Asking(Question::Mail(transaction)) => Event::Mail(&transaction.envelope),
-            State::Asking(Question::Recipient(recipient)) => Event::Recipient { recipient, envelope: envelope() },
+            State::Asking(Question::Recipient(recipient, _)) => Event::Recipient { recipient, envelope: envelope() },
             State::Asking(Question::Data | Question::FirstChunk(_)) => Event::Data(envelope()),
             State::Asking(Question::End) => Event::End(envelope()),
             State::Closed(ending) => Event::Close(ending),
@@ -301,7 +301,7 @@ impl Session {
             Command::Ehlo { name } => self.hello(Hello { name, extended: true }),
             Command::Helo { name } => self.hello(Hello { name, extended: false }),
             Command::Mail { sender, parameters } => self.mail(sender, parameters),
-            Command::Rcpt { recipient } => self.rcpt(recipient),
+            Command::Rcpt { recipient, dsn } => self.rcpt(recipient, dsn),
             Command::Data => self.data(),
             Command::StartTls => self.start_tls(),
             Command::Rset => {
@@ -344,6 +344,10 @@ impl Session {
         if !self.count_idle() {
             return;
         }
+        // RFC 8689 §4.2.1: only over TLS, and only where it was announced. Neither is built.
+        if parameters.require_tls {
+            return self.complain(reply::UNKNOWN_PARAMETER);
+        }
         // RFC 1870 §6.1: what is announced as too large need not be sent.
         if parameters.size.is_some_and(|size| size > self.settings.message_size_max) {
             return self.say(&reply::MESSAGE_TOO_LARGE);
@@ -354,12 +358,14 @@ impl Session {
             body: parameters.body.unwrap_or_default(),
             smtputf8: parameters.smtputf8,
             declared_size: parameters.size,
+            dsn: DsnRequest { ret: parameters.ret, envid: parameters.envid, recipients: Vec::new() },
+            require_tls: parameters.require_tls,
         };
         let transaction = Transaction { envelope, recipients_accepted: 0, recipients_asked: 0, chunks: None };
         self.state = State::Asking(Question::Mail(transaction));
     }
 
-    fn rcpt(&mut self, recipient: Recipient) {
+    fn rcpt(&mut self, recipient: Recipient, dsn: RecipientDsn) {
         let Some(transaction) = &mut self.transaction else {
             return self.out_of_order();
         };
@@ -382,7 +388,7 @@ impl Session {
         if transaction.recipients_accepted >= self.settings.recipients_max {
             return self.say(&reply::TOO_MANY_RECIPIENTS);
         }
-        self.state = State::Asking(Question::Recipient(recipient));
+        self.state = State::Asking(Question::Recipient(recipient, dsn));
     }
 
     fn data(&mut self) {
@@ -419,7 +425,8 @@ impl Session {
 
     /// Answers [`Event::Recipient`].
     pub fn answer_recipient(&mut self, answer: Result<(), Refusal>) {
-        let Some(Question::Recipient(recipient)) = self.take_question(|q| matches!(q, Question::Recipient(_))) else {
+        let Some(Question::Recipient(recipient, dsn)) = self.take_question(|q| matches!(q, Question::Recipient(..)))
+        else {
             return;
         };
         if let Err(refusal) = answer {
@@ -430,6 +437,7 @@ impl Session {
         // Named twice, a recipient gets one copy all the same.
         if !transaction.envelope.recipients.contains(&recipient) {
             transaction.envelope.recipients.push(recipient);
+            transaction.envelope.dsn.recipients.push(dsn);
         }
         self.say(&reply::RECIPIENT_OK);
     }
@@ -439,7 +447,7 @@ impl Session {
         match self.take_question(|q| matches!(q, Question::Data | Question::FirstChunk(_))) {
             Some(Question::Data) => self.begin_data(answer),
             Some(Question::FirstChunk(chunk)) => self.begin_chunks(chunk, answer),
-            Some(Question::StartTls | Question::Mail(_) | Question::Recipient(_) | Question::End) | None => {}
+            Some(Question::StartTls | Question::Mail(_) | Question::Recipient(..) | Question::End) | None => {}
         }
     }
 

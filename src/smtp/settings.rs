@@ -66,6 +66,8 @@ impl Settings {
             "SMTPUTF8".to_owned(),
             "ENHANCEDSTATUSCODES".to_owned(),
             "CHUNKING".to_owned(),
+            // RFC 3461. Where we cannot tell a sender anything without harm to others, its quarantine is our answer.
+            "DSN".to_owned(),
             // RFC 9422. No MAILMAX: a session may bring as many messages as it likes.
             format!("LIMITS RCPTMAX={}", self.recipients_max),
         ]

@@ -17,6 +17,7 @@ pub mod crm;
 pub mod daemon;
 pub mod disk;
 pub mod postfix;
+pub mod postsrsd;
 
 pub use certificates::Certificates;
 pub use client::Client;

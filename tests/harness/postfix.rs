@@ -243,7 +243,7 @@ pub fn smtp_source(to: SocketAddr, options: &[&str]) -> String {
 
 /// A loopback port that was free just now. Postfix cannot be handed a socket; whoever takes the port in between
 /// makes the test fail, not pass.
-fn free_port() -> SocketAddr {
+pub(super) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free loopback port")
 }
 

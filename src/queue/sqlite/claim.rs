@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::{BodyRows, StoredBody};
+use crate::queue::sqlite::notices;
 use crate::queue::sqlite::rows::ranges_from_json;
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::{OwnedLeg, Reason, State};
@@ -89,6 +90,7 @@ impl Claim {
             received: Timestamp(row.get("received")?),
             prefix,
             cuts: ranges_from_json(row.get("cuts")?).ok_or_else(|| broken("cuts", "not a list of ranges"))?,
+            notices: notices::from_json(row.get("notices")?).ok_or_else(|| broken("notices", "not what we write"))?,
             body_type: if body_type == "8bitmime" { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: row.get("smtputf8")?,
             body: stored_body(row, id.message, &self.bodies, &self.rows)?,
@@ -154,7 +156,7 @@ pub(super) fn next_due(db: &Connection) -> rusqlite::Result<Vec<(String, Timesta
 
 pub(super) const DUE_LEGS: &str = "
     SELECT leg.message, leg.n, leg.alias, leg.target, leg.target_name, leg.route, leg.sender, leg.state, leg.attempts,
-           leg.prefix, leg.cuts, message.received, message.prefix AS common_prefix, message.body_type,
+           leg.prefix, leg.cuts, leg.notices, message.received, message.prefix AS common_prefix, message.body_type,
            message.smtputf8, body.file AS body_file, body.size AS body_size, body.sha256 AS body_sha256,
            length(body.bytes) AS body_bytes
     FROM leg JOIN message ON message.id = leg.message LEFT JOIN body ON body.id = leg.message

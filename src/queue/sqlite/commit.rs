@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::Keep;
+use crate::queue::sqlite::notices;
 use crate::queue::sqlite::rows::{json_list, ranges_to_json};
 use crate::queue::sqlite::shared::GiveBackTo;
 use crate::queue::sqlite::writer::{Group, Work};
@@ -141,8 +142,8 @@ pub(super) fn insert_leg(
     let due = leg.due.filter(|_| state.can_be_due());
     let mut insert = group.db.prepare_cached(
         "INSERT INTO leg (message, n, alias, target, target_name, route, sender, state, reason, detail, due, ended,
-             owner, epoch, attempts, prefix, cuts, rules, dedupe)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18)",
+             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19)",
     )?;
     insert.execute(params![
         message.0,
@@ -162,6 +163,7 @@ pub(super) fn insert_leg(
         leg.prefix,
         ranges_to_json(&leg.cuts),
         json_list(&leg.rules),
+        notices::to_json(&leg.notices),
         leg.dedupe.as_ref().map(|key| &key.hash[..]),
     ])?;
     group.effects.count(&leg.route, state, 1);

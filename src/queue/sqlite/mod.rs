@@ -43,6 +43,7 @@ mod ground;
 mod shared;
 mod writer;
 mod rows;
+mod notices;
 mod commit;
 mod settle;
 mod claim;

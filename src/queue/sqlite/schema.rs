@@ -156,6 +156,7 @@ CREATE TABLE leg (
     prefix BLOB NOT NULL,            -- header fields of this copy
     cuts TEXT,                       -- JSON [[from, to], ...]: ranges of the original left out
     rules TEXT NOT NULL,             -- JSON: names of the rules that applied
+    notices TEXT,                    -- JSON: whom its end may be told, what was asked; NULL: nobody, nothing
     body INTEGER,                    -- body.id of an altered copy; NULL: the message's own
     dedupe BLOB,
     dsn TEXT,                        -- sent, admin, suppressed, none

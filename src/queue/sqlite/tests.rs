@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::address::Mailbox;
 use crate::clock::SystemClock;
 use crate::id::Chance;
 use crate::queue::body::BodyReader;
 use crate::queue::fixtures::{leg, message, settlement};
-use crate::queue::{DedupeKey, FollowUp, Reason};
+use crate::queue::{DedupeKey, FollowUp, NoticeTo, Notices, Reason};
 use crate::reply::DeliveryProof;
 
 const NOW: Timestamp = Timestamp(10_000);
@@ -122,6 +123,20 @@ async fn read(body: &StoredBody) -> Result<Vec<u8>, StoreError> {
 
 fn handed_over(n: u16) -> NewLeg {
     NewLeg { handed_over: true, ..leg(n) }
+}
+
+#[tokio::test]
+async fn who_may_be_told_is_remembered_over_a_crash() {
+    let store = Fixture::new(Mode::Inline);
+    let to = NoticeTo::Sender(Mailbox::parse("client@example.org").unwrap());
+    let notices = Notices { to, envid: Some("Q 1".into()), ..Notices::default() };
+    let legs = vec![NewLeg { notices: notices.clone(), ..handed_over(1) }, leg(2)];
+    let body = store.write_all(100).await;
+    let mut queued = store.commit(NewMessage { body, ..message(7) }, legs).await.unwrap();
+    assert_eq!(queued.take_legs()[0].notices, notices, "as it is handed over");
+    let claimed = store.copy_as_crashed().claim("crm", NOW, 10).await.unwrap();
+    let found: Vec<&Notices> = claimed.iter().map(|leg| &leg.notices).collect();
+    assert!(found.contains(&&notices) && found.contains(&&Notices::default()), "{found:?}");
 }
 
 #[tokio::test]
