@@ -15,16 +15,21 @@ use super::{has, is_root, run, skip, wait_for};
 pub struct Disk {
     dir: TempDir,
     pub mount: PathBuf,
+    options: &'static str,
 }
 
 impl Disk {
     /// One with room for any test; `None`, said loudly, where we may not mount.
     pub fn new(test: &str) -> Option<Disk> {
-        Disk::with_room(test, 512)
+        Disk::make(test, 512, "loop,commit=300")
     }
 
-    /// One that is soon full.
+    /// One that is soon full, and that turns read-only on damage.
     pub fn with_room(test: &str, mib: u64) -> Option<Disk> {
+        Disk::make(test, mib, "loop,commit=300,errors=remount-ro")
+    }
+
+    fn make(test: &str, mib: u64, options: &'static str) -> Option<Disk> {
         if !is_root(test) || !has(test, "mkfs.ext4") || !has(test, "perl") {
             return None;
         }
@@ -34,7 +39,7 @@ impl Disk {
         let image = fs::File::create(dir.path().join("image")).unwrap();
         image.set_len(mib << 20).unwrap();
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(dir.path().join("image")));
-        let disk = Disk { dir, mount };
+        let disk = Disk { dir, mount, options };
         match disk.try_mount() {
             Ok(()) => Some(disk),
             Err(why) => {
@@ -48,8 +53,7 @@ impl Disk {
     /// because somebody synced it.
     fn try_mount(&self) -> Result<(), String> {
         let mut mount = Command::new("mount");
-        let mount =
-            mount.args(["-o", "loop,commit=300,errors=remount-ro"]).arg(self.dir.path().join("image")).arg(&self.mount);
+        let mount = mount.args(["-o", self.options]).arg(self.dir.path().join("image")).arg(&self.mount);
         let output = mount.output().map_err(|e| e.to_string())?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
