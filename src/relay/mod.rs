@@ -6,6 +6,7 @@
 
 pub mod route;
 pub mod mx;
+pub mod lookup;
 pub mod outcome;
 pub mod dial;
 pub mod attempt;
