@@ -19,6 +19,9 @@ use crate::admin::control::{self, Control};
 use crate::admin::http::{self, Health, Metrics};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::dns::Dns;
+use crate::dns::cache::Cache;
+use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::inbound::{Inbound, Parts, Ruling};
@@ -59,6 +62,8 @@ impl Daemon {
         };
         let control_socket = control::bind(&config.data)?;
 
+        let resolver = Resolver::new(&config.dns_servers)?;
+        let dns: Arc<dyn Dns> = Arc::new(Cache::new(resolver));
         let chance = Arc::new(Chance::from_system());
         let ids = Arc::new(Ids::after(store.max_message_id().await?));
         let parts = Parts {
@@ -69,10 +74,19 @@ impl Daemon {
             handover: Arc::clone(&handover),
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
-        let outbound = start_outbound(&config, &clock, &store, chance, ids, handover)?;
-
         let addresses =
             listeners.iter().map(|(_, _, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
+        let ports = Ports {
+            clock: Arc::clone(&clock),
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            dial: Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route))?),
+            chance,
+            ids,
+            handover,
+            dns,
+        };
+        let outbound = start_outbound(&config, ports, &addresses);
+
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         let control = Control {
             clock: Arc::clone(&clock),
@@ -198,30 +212,15 @@ fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruli
     })
 }
 
-fn start_outbound(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    store: &Arc<SqliteStore>,
-    chance: Arc<Chance>,
-    ids: Arc<Ids>,
-    handover: Arc<Handover>,
-) -> anyhow::Result<Outbound> {
-    let timeouts = Timeouts::rfc5321();
-    let ports = Ports {
-        clock: Arc::clone(clock),
-        store: Arc::clone(store) as Arc<dyn Store>,
-        dial: Arc::new(TcpDial::new(timeouts, config.routes.values().map(|route| &**route))?),
-        chance,
-        ids,
-        handover,
-    };
+fn start_outbound(config: &Config, ports: Ports, listeners: &[SocketAddr]) -> Outbound {
     let settings = outbound::Settings {
         hostname: config.hostname.clone(),
         retry: config.queue.retry.clone(),
         expire: config.queue.expire,
-        timeouts,
+        timeouts: TIMEOUTS,
+        addresses: listeners.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect(),
     };
-    Ok(Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect()))
+    Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect())
 }
 
 fn open_certificate(config: &Config, now: Timestamp) -> anyhow::Result<Option<Arc<tls::Server>>> {
@@ -381,6 +380,7 @@ pub fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+const TIMEOUTS: Timeouts = Timeouts::rfc5321();
 /// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
 const LANE_PLACES: usize = 1_000;
 /// SIGTERM to exit in under five seconds, as service managers and operators expect.

@@ -247,6 +247,16 @@ pub fn lane_reopened(route: &str) {
     info!(event = "route-reached-again", route);
 }
 
+/// No host of one domain can be reached, on a route that looks hosts up.
+pub fn domain_backed_off(route: &str, domain: &str, legs: usize, wait: Duration, why: &str) {
+    warn!(event = "domain-backs-off", route, domain, legs, seconds = wait.as_secs_f64(), why);
+}
+
+/// A domain that backed off is reached again.
+pub fn domain_reopened(route: &str, domain: &str) {
+    info!(event = "domain-reached-again", route, domain);
+}
+
 /// A worker's task panicked; its leg goes back to the queue.
 pub fn worker_panicked(route: &str) {
     tracing::error!(event = "worker-panicked", route, "a relay worker panicked, its leg goes back to the queue");

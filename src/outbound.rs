@@ -1,17 +1,18 @@
 //! The conductor of the way out: what is due is claimed, relayed, settled.
 //!
-//! Each route has a lane. Its *feeder* brings legs into the lane: those handed over in memory by the inbound side, and
-//! those that it claims from the store when they are due. *Workers*, up to the route's concurrency, take them out;
-//! each leads one transaction at a time, keeps its session while there is work, and takes its next leg only when the
+//! Each route has a lane, or where its hosts are looked up one for each domain. Its *feeder* brings legs into the
+//! lanes: those handed over in memory by the inbound side, and those that it claims from the store when they are due.
+//! *Workers*, up to the route's concurrency for each lane, take them out; each leads one transaction at a time, keeps its session while there is work, and takes its next leg only when the
 //! last one is settled, so that a crash repeats at most one delivery for each leg in flight.
 //!
-//! When no host of a route can be reached, that one answer settles all legs that wait in the lane, each on its own
+//! When no host of a lane can be reached, that one answer settles all legs that wait in the lane, each on its own
 //! schedule; then the lane backs off, and what is accepted meanwhile stays in the store. A 4xx concerns its leg alone.
-//! One route's trouble costs another nothing: they share no queue, no worker and no session.
+//! One lane's trouble costs another nothing: they share no queue, no worker and no session.
 //!
 //! Time, the store, the dialler and chance are given to it, so that a day of mail passes in seconds in a test.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::clock::{Clock, Timestamp};
+use crate::dns::Dns;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
 use crate::queue::handover::Handover;
@@ -30,13 +32,16 @@ use crate::relay::dial::{Dial, Timeouts};
 
 mod backoff;
 mod lane;
+mod lanes;
+mod hosts;
 mod notify;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
-use lane::{LOOK_MAX, Lane};
+use lane::{Desk, LOOK_MAX};
+use lanes::Lanes;
 
 /// What the administrator chose for the way out.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub struct Settings {
     /// A leg that fails when it is older than this is given up.
     pub expire: Duration,
     pub timeouts: Timeouts,
+    /// Of our listeners, where they are bound to one: an MX that leads there is ourselves.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The ports that the conductor stands on.
@@ -60,6 +67,8 @@ pub struct Ports {
     /// For the notifications that we write.
     pub ids: Arc<Ids>,
     pub handover: Arc<Handover>,
+    /// For the hosts of domains.
+    pub dns: Arc<dyn Dns>,
 }
 
 /// The running way out.
@@ -73,25 +82,33 @@ pub struct Outbound {
 struct Shared {
     ports: Ports,
     settings: Settings,
+    /// How we may be named in somebody's MX.
+    names: Vec<String>,
     jumps: Mutex<JumpWatch>,
 }
 
 impl Outbound {
-    /// Starts a lane for each route. `ports.handover` must know the same routes; a lane whose receiver is taken already
+    /// Starts a feeder for each route. `ports.handover` must know the same routes; a lane whose receiver is taken already
     /// lives from the store alone. Must be called inside a tokio runtime.
     #[must_use]
     pub fn start(ports: Ports, settings: Settings, routes: Vec<Route>) -> Outbound {
         let (stop, _) = watch::channel(None);
         let mut feeders = JoinSet::new();
         let now = ports.clock.now();
-        let shared = Arc::new(Shared { ports, settings, jumps: Mutex::new(JumpWatch::default()) });
+        let greeted = routes.iter().filter_map(|route| route.helo.clone());
+        let our_names = std::iter::once(settings.hostname.clone()).chain(greeted).collect();
+        let jumps = Mutex::new(JumpWatch::default());
+        let shared = Arc::new(Shared { ports, settings, names: our_names, jumps });
         let names: HashSet<String> = routes.iter().map(|route| route.name.clone()).collect();
         for route in routes {
             events::lane_opened(&route.name);
+            let desk = Arc::new(Desk::new(now));
             let feeder = Feeder {
+                route: route.name.clone(),
                 handed: shared.ports.handover.take_receiver(&route.name),
                 due: shared.ports.handover.bell(&route.name).unwrap_or_default(),
-                lane: Arc::new(Lane::new(route, now)),
+                lanes: Lanes::new(route, Arc::clone(&desk)),
+                desk,
                 shared: Arc::clone(&shared),
                 workers: JoinSet::new(),
                 stop: stop.subscribe(),
@@ -141,9 +158,11 @@ impl Shared {
     }
 }
 
-/// Brings legs into one lane and starts its workers.
+/// Brings legs into the lanes of one route and starts their workers.
 struct Feeder {
-    lane: Arc<Lane>,
+    route: String,
+    lanes: Lanes,
+    desk: Arc<Desk>,
     shared: Arc<Shared>,
     handed: Option<mpsc::Receiver<OwnedLeg>>,
     /// Rings when ownerless legs were committed.
@@ -162,20 +181,20 @@ impl Feeder {
             }
             self.release_orphans().await;
             self.claim().await;
-            for _ in 0..self.lane.to_start(self.shared.monotonic()) {
-                self.workers.spawn(worker::work(Arc::clone(&self.lane), Arc::clone(&self.shared)));
+            for lane in self.lanes.to_start(self.shared.monotonic()) {
+                self.workers.spawn(worker::work(lane, Arc::clone(&self.shared)));
             }
-            let room = self.lane.room();
-            let rest = self.lane.sleep(self.shared.now(), self.shared.monotonic());
+            let room = self.lanes.room();
+            let rest = self.lanes.sleep(self.desk.wait(self.shared.now()), self.shared.monotonic());
             tokio::select! {
                 taken = receive(&mut self.handed, &mut batch, room), if room > 0 => {
-                    self.lane.push(batch.drain(..));
+                    self.bring(batch.drain(..)).await;
                     if taken == 0 {
                         self.handed = None;
                     }
                 }
-                () = self.due.notified() => self.lane.look_by(self.shared.now()),
-                () = self.lane.bell.notified() => {}
+                () = self.due.notified() => self.desk.look_by(self.shared.now()),
+                () = self.desk.bell.notified() => {}
                 Some(ended) = self.workers.join_next() => self.note_end(ended),
                 // The sender outlives the feeders: what changes is the value.
                 _ = self.stop.changed() => {}
@@ -186,57 +205,63 @@ impl Feeder {
 
     fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
-            events::worker_panicked(&self.lane.route.name);
+            events::worker_panicked(&self.route);
         }
     }
 
     async fn release_orphans(&self) {
-        let orphans = self.lane.take_orphans();
+        let orphans = self.lanes.take_orphans();
         if orphans.is_empty() {
             return;
         }
         // What made a worker panic may do so again: not at once.
         let due = self.shared.now().after(ORPHAN_WAIT);
-        self.shared.release(&self.lane.route.name, orphans, due).await;
-        self.lane.look_by(due);
+        self.shared.release(&self.route, orphans, due).await;
+        self.desk.look_by(due);
+    }
+
+    /// Puts legs where they belong, and gives back those for which there is no place now.
+    async fn bring(&mut self, legs: impl IntoIterator<Item = OwnedLeg>) {
+        for (due, legs) in self.lanes.push(legs, self.shared.now(), self.shared.monotonic()) {
+            self.shared.release(&self.route, legs, due).await;
+            self.desk.look_by(due);
+        }
     }
 
     /// Claims what is due, if it is time to look and there is room.
-    async fn claim(&self) {
-        let shared = &self.shared;
-        let route = &self.lane.route.name;
+    async fn claim(&mut self) {
+        let shared = Arc::clone(&self.shared);
         let now = shared.now();
-        let limit = self.lane.claims(now, shared.monotonic(), now.after(LOOK_MAX));
-        if limit == 0 {
+        let limit = self.lanes.claims(shared.monotonic());
+        if limit == 0 || !self.desk.takes_turn(now, now.after(LOOK_MAX)) {
             return;
         }
-        let legs = match shared.ports.store.claim(route, now, limit).await {
+        let legs = match shared.ports.store.claim(&self.route, now, limit).await {
             Ok(legs) => legs,
             Err(error) => {
-                events::outbound_store_failed(route, "claim", &error);
-                return self.lane.look_by(now.after(STORE_WAIT));
+                events::outbound_store_failed(&self.route, "claim", &error);
+                return self.desk.look_by(now.after(STORE_WAIT));
             }
         };
         let all = legs.len() < limit;
-        self.lane.push(legs);
+        self.bring(legs).await;
         if !all {
-            return self.lane.look_by(now);
+            return self.desk.look_by(now);
         }
         match shared.ports.store.next_due().await {
             Ok(dues) => {
-                if let Some((_, due)) = dues.iter().find(|(name, _)| name == route) {
+                if let Some((_, due)) = dues.iter().find(|(name, _)| *name == self.route) {
                     // What is due and was not claimed cannot be claimed yet: asking at once would not change it.
-                    self.lane.look_by((*due).max(now.after(STORE_WAIT_MIN)));
+                    self.desk.look_by((*due).max(now.after(STORE_WAIT_MIN)));
                 }
             }
-            Err(error) => events::outbound_store_failed(route, "next due", &error),
+            Err(error) => events::outbound_store_failed(&self.route, "next due", &error),
         }
     }
 
     async fn drain(mut self, deadline: Instant) {
-        let route = self.lane.route.name.clone();
-        self.shared.ports.handover.set_paused(&route, true);
-        let mut waiting: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
+        self.shared.ports.handover.set_paused(&self.route, true);
+        let mut waiting = self.lanes.drain();
         if let Some(handed) = &mut self.handed {
             handed.close();
             // A slot reserved before the drain may still be filled; then it is given back.
@@ -244,15 +269,15 @@ impl Feeder {
                 waiting.push(leg.id);
             }
         }
-        self.shared.release(&route, waiting, self.shared.now()).await;
+        self.shared.release(&self.route, waiting, self.shared.now()).await;
         while let Ok(Some(ended)) = timeout_at(deadline, self.workers.join_next()).await {
             self.note_end(ended);
         }
         self.workers.shutdown().await;
         // A worker may have put a leg back at the last moment.
-        let mut left: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
-        left.extend(self.lane.take_orphans());
-        self.shared.release(&route, left, self.shared.now()).await;
+        let mut left = self.lanes.drain();
+        left.extend(self.lanes.take_orphans());
+        self.shared.release(&self.route, left, self.shared.now()).await;
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pointsman::address::Mailbox;
 use pointsman::clock::{Clock, Timestamp, TokioClock};
+use pointsman::dns::{Dns, DnsError, Pending, Question};
 use pointsman::diagnostic::{Report, Source};
 use pointsman::id::{Chance, Ids, MessageId};
 use pointsman::inbound::{Inbound, Parts, Ruling};
@@ -132,13 +133,17 @@ impl World {
             balancers: BTreeMap::new(),
             tls: None,
         };
-        let ports = Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, ids, handover };
+        // Every route names its hosts.
+        let dns = Arc::new(NoDns);
+        let ports = Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, ids, handover, dns };
+
         let minutes = [1, 5, 15, 30, 60].map(|minutes| Duration::from_secs(minutes * 60));
         let settings = OutboundSettings {
             hostname: "mx.d.example".to_owned(),
             retry: minutes.to_vec(),
             expire: 30 * HOUR,
             timeouts: Timeouts::rfc5321(),
+            addresses: Vec::new(),
         };
         let outbound = Outbound::start(ports, settings, routes.values().map(|route| (**route).clone()).collect());
         World { clock, store, inbound: Inbound::new(parts, ruling), crms, _outbound: outbound, _folder: folder }
@@ -215,7 +220,9 @@ fn rule_set() -> RuleSet {
 fn route(name: &str) -> Arc<Route> {
     Arc::new(Route {
         name: name.to_owned(),
-        hosts: vec![Host { name: format!("{name}.crm.example"), port: 25 }],
+        hosts: vec![Host { name: format!("{name}.crm.example"), port: 25, addresses: Vec::new() }],
+        port: 25,
+        private_networks: false,
         tls: TlsMode::Off,
         ca: None,
         helo: None,
@@ -223,6 +230,14 @@ fn route(name: &str) -> Arc<Route> {
         concurrency: 5,
         dedupe: None,
     })
+}
+
+struct NoDns;
+
+impl Dns for NoDns {
+    fn ask<'a>(&'a self, _: &'a Question) -> Pending<'a> {
+        Box::pin(async { Err(DnsError::Temporary) })
+    }
 }
 
 /// The CRMs: `well` takes all, `busy` says 452 for six hours, `dead` does not answer.

@@ -117,7 +117,7 @@ fn routes<'a>(explanation: &'a Explanation, config: &'a Config) -> impl Iterator
 
 fn hosts(route: &Route) -> String {
     if route.hosts.is_empty() {
-        return "no hosts: needs the MX look-up, which is not built yet; its legs are held".to_owned();
+        return format!("the MX of the target's domain, port {}", route.port);
     }
     let hosts: Vec<String> = route.hosts.iter().map(|host| format!("{}:{}", host.name, host.port)).collect();
     format!("{}, in this order", hosts.join(", "))

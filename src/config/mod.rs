@@ -25,7 +25,7 @@ pub mod load;
 pub use crate::tls::ListenerTls;
 pub use load::{Summary, check};
 
-use raw::{Raw, RawRoute, RawSrs};
+use raw::{Raw, RawHost, RawRoute, RawSrs};
 
 /// Everything that the daemon is told.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
+    /// Whom to ask; empty: the system's resolvers.
+    pub dns_servers: Vec<SocketAddr>,
     /// There where a listener wants TLS.
     pub tls: Option<tls::Files>,
     pub limits: Limits,
@@ -158,6 +160,7 @@ pub fn resolve(
         hostname: hostname.value.to_string(),
         listeners,
         upstream: raw.upstream,
+        dns_servers: raw.dns_servers,
         tls,
         limits: Limits {
             message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),
@@ -284,8 +287,11 @@ fn route(raw: &RawRoute, folder: &Path, report: &mut Report) -> Arc<Route> {
         report.add(idle.help("certificates are verified with `tls = \"verify\"` only"));
     }
     let port = raw.port.unwrap_or(SMTP_PORT);
+    let host = |h: &RawHost| Host { name: h.name.clone(), port: h.port.unwrap_or(port), addresses: Vec::new() };
     Arc::new(Route {
-        hosts: raw.hosts.iter().map(|h| Host { name: h.name.clone(), port: h.port.unwrap_or(port) }).collect(),
+        hosts: raw.hosts.iter().map(host).collect(),
+        port,
+        private_networks: raw.private_networks.unwrap_or(default.private_networks),
         tls,
         ca: raw.ca.as_ref().map(|ca| folder.join(&ca.value)),
         helo: raw.helo.clone(),
@@ -301,6 +307,8 @@ fn default_route(name: &str) -> Route {
     Route {
         name: name.to_owned(),
         hosts: Vec::new(),
+        port: SMTP_PORT,
+        private_networks: false,
         // RFC 7435: encrypt where the other side can; a CRM that can be verified is told so by its route.
         tls: TlsMode::Opportunistic,
         ca: None,

@@ -36,6 +36,7 @@ pub struct Raw {
     pub admin: Option<RawAdmin>,
     pub log_format: Option<LogFormat>,
     pub upstream: Vec<Network>,
+    pub dns_servers: Vec<SocketAddr>,
     pub srs: Option<RawSrs>,
     pub inert: Vec<String>,
 }
@@ -60,6 +61,7 @@ pub struct RawRoute {
     pub name: Placed<String>,
     pub hosts: Vec<RawHost>,
     pub port: Option<u16>,
+    pub private_networks: Option<bool>,
     pub tls: Option<TlsMode>,
     pub ca: Option<Placed<String>>,
     pub helo: Option<String>,
@@ -126,7 +128,8 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         raw.upstream = upstream(section);
     }
     type Check = fn(Section<'_>);
-    let not_built: [(&str, Check); 3] = [("dns", dns), ("auth", auth), ("spam", spam)];
+    raw.dns_servers = root.section("dns").map(|section| dns(section, &mut raw.inert)).unwrap_or_default();
+    let not_built: [(&str, Check); 2] = [("auth", auth), ("spam", spam)];
     for (name, check) in not_built {
         let Some(section) = root.section(name) else { continue };
         raw.inert.push(format!("[{name}]"));
@@ -176,6 +179,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     let route = RawRoute {
         hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
         port: section.take("port").and_then(|v| v.integer(1..=65_535)).and_then(|p| u16::try_from(p.value).ok()),
+        private_networks: section.take("private-networks").and_then(|v| v.boolean()).map(|private| private.value),
         tls: section.take("tls").and_then(|v| v.choice(&tls)).map(|tls| tls.value),
         ca: section.take("ca").and_then(|v| v.string()),
         helo: section.take("helo").and_then(|v| v.parsed(hostname)).map(|helo| helo.value.to_string()),
@@ -200,7 +204,6 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     let profiles = [("mailhost", ()), ("crm", ())];
     unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
-    unbuilt("private-networks", section.take("private-networks").is_some_and(|v| v.boolean().is_some()));
     section.finish();
     Some(route)
 }
@@ -329,12 +332,15 @@ fn tls(mut section: Section<'_>) -> RawTls {
 
 // The sections that are not built yet: only their form is looked at.
 
-fn dns(mut section: Section<'_>) {
-    if let Some(servers) = section.take("servers") {
-        servers.one_or_many().iter().for_each(|v| drop(v.parsed(socket_address)));
+fn dns(mut section: Section<'_>, inert: &mut Vec<String>) -> Vec<SocketAddr> {
+    let servers = section.take("servers").map(|servers| {
+        servers.one_or_many().iter().filter_map(|v| v.parsed(socket_address)).map(|server| server.value).collect()
+    });
+    if section.take("validating").and_then(|v| v.boolean()).is_some_and(|validating| validating.value) {
+        inert.push("dns.validating".to_owned());
     }
-    let _ = section.take("validating").and_then(|v| v.boolean());
     section.finish();
+    servers.unwrap_or_default()
 }
 
 fn upstream(mut section: Section<'_>) -> Vec<Network> {

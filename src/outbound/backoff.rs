@@ -42,6 +42,12 @@ impl Backoff {
         if self.failures == 0 { Duration::ZERO } else { self.not_before.saturating_sub(now) }
     }
 
+    /// Nothing is known that a new beginning would not know: the destination is well, or was not tried for long.
+    #[must_use]
+    pub(super) fn is_past(&self, now: Duration) -> bool {
+        self.failures == 0 || now >= self.not_before + MEMORY
+    }
+
     /// How many sessions the destination may have, where `open` are alive: while it backs off, one more than those.
     /// A server that refuses the eleventh session has not gone away.
     #[must_use]
@@ -54,6 +60,8 @@ impl Backoff {
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 // An operator who mends a host sees mail flow within a minute.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// A destination that is tried now and then is not tried every second again.
+const MEMORY: Duration = Duration::from_secs(10 * 60);
 
 #[cfg(test)]
 mod tests {

@@ -1,28 +1,79 @@
-//! A route's lane: the legs that wait in memory, who works on them, and whether the destination is left alone.
+//! A lane: the legs that wait in memory for one destination, who works on them, and whether it is left alone.
 //!
-//! All of it changes under one short lock that is never held across an await. `work` wakes an idle worker, `bell`
-//! wakes the feeder. A worker that ends, however it ends, gives its seat back; a leg that was taken and neither
+//! All of it changes under one short lock that is never held across an await. `work` wakes an idle worker, the bell
+//! of the [`Desk`] wakes the feeder. A worker that ends, however it ends, gives its seat back; a leg that was taken and neither
 //! settled nor put back becomes an orphan, which the feeder releases.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::address::Domain;
 use crate::clock::Timestamp;
 use crate::id::LegId;
 use crate::outbound::backoff::Backoff;
 use crate::queue::OwnedLeg;
-use crate::relay::Route;
+use crate::relay::{Host, Route};
 use crate::relay::pool::Open;
 
 pub(super) struct Lane {
-    pub(super) route: Route,
+    pub(super) route: Arc<Route>,
+    pub(super) hosts: Hosts,
+    pub(super) desk: Arc<Desk>,
     pub(super) work: Notify,
-    pub(super) bell: Notify,
     pub(super) open: Open,
     inner: Mutex<Inner>,
+}
+
+/// Where the legs of a lane go.
+pub(super) enum Hosts {
+    /// The route names them.
+    Named(Arc<[Host]>),
+    /// Those of the domain in which all targets of the lane are.
+    Of(Domain),
+}
+
+/// What all lanes of a route share: how they call their feeder.
+pub(super) struct Desk {
+    pub(super) bell: Notify,
+    /// When the feeder looks into the store again.
+    look: Mutex<Timestamp>,
+}
+
+impl Desk {
+    pub(super) fn new(look: Timestamp) -> Desk {
+        Desk { bell: Notify::new(), look: Mutex::new(look) }
+    }
+
+    fn look(&self) -> MutexGuard<'_, Timestamp> {
+        self.look.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// A leg is due at `due`: the store is looked into then at the latest.
+    pub(super) fn look_by(&self, due: Timestamp) {
+        let mut look = self.look();
+        if due < *look {
+            *look = due;
+            self.bell.notify_one();
+        }
+    }
+
+    /// Whether it is time to look; then the next look is set to `later`.
+    pub(super) fn takes_turn(&self, now: Timestamp, later: Timestamp) -> bool {
+        let mut look = self.look();
+        let its_time = now >= *look;
+        if its_time {
+            *look = later;
+        }
+        its_time
+    }
+
+    /// How long until the next look.
+    pub(super) fn wait(&self, now: Timestamp) -> Duration {
+        self.look().since(now)
+    }
 }
 
 struct Inner {
@@ -31,8 +82,6 @@ struct Inner {
     /// Workers that wait for `work`.
     idle: usize,
     backoff: Backoff,
-    /// When the feeder looks into the store again.
-    look: Timestamp,
     orphans: Vec<LegId>,
     draining: bool,
 }
@@ -56,18 +105,18 @@ pub(super) enum Unreachable {
 }
 
 impl Lane {
-    pub(super) fn new(route: Route, look: Timestamp) -> Lane {
+    pub(super) fn new(route: Arc<Route>, hosts: Hosts, desk: Arc<Desk>) -> Lane {
         Lane {
             route,
+            hosts,
+            desk,
             work: Notify::new(),
-            bell: Notify::new(),
             open: Open::default(),
             inner: Mutex::new(Inner {
                 waiting: VecDeque::new(),
                 workers: 0,
                 idle: 0,
                 backoff: Backoff::default(),
-                look,
                 orphans: Vec::new(),
                 draining: false,
             }),
@@ -87,12 +136,45 @@ impl Lane {
         self.route.concurrency.saturating_mul(2).clamp(WAITING_MIN, WAITING_MAX)
     }
 
+    /// The domain whose hosts are looked up, where they are.
+    pub(super) fn domain(&self) -> Option<&Domain> {
+        match &self.hosts {
+            Hosts::Named(_) => None,
+            Hosts::Of(domain) => Some(domain),
+        }
+    }
+
     pub(super) fn push(&self, legs: impl IntoIterator<Item = OwnedLeg>) {
         self.inner().waiting.extend(legs);
     }
 
-    /// Wakes idle workers for what waits, and says how many more are to be started; they are counted as started.
-    pub(super) fn to_start(&self, now: Duration) -> usize {
+    pub(super) fn waiting(&self) -> usize {
+        self.inner().waiting.len()
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.inner().workers
+    }
+
+    /// How long nobody dials.
+    pub(super) fn backs_off(&self, now: Duration) -> Duration {
+        self.inner().backoff.wait(now)
+    }
+
+    /// Nobody works here, nothing waits, and nothing that it knows is worth keeping.
+    pub(super) fn is_spent(&self, now: Duration) -> bool {
+        self.is_idle() && self.inner().backoff.is_past(now)
+    }
+
+    /// Nobody works here and nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        let inner = self.inner();
+        inner.workers == 0 && inner.waiting.is_empty() && inner.orphans.is_empty()
+    }
+
+    /// Wakes idle workers for what waits, and says how many more are to be started, `most` at the most; they are
+    /// counted as started.
+    pub(super) fn to_start(&self, now: Duration, most: usize) -> usize {
         let mut inner = self.inner();
         for _ in 0..inner.waiting.len().min(inner.idle) {
             self.work.notify_one();
@@ -102,7 +184,7 @@ impl Lane {
         }
         let window = inner.backoff.window(self.route.concurrency, self.open.count());
         let unserved = inner.waiting.len().saturating_sub(inner.idle);
-        let start = unserved.min(window.saturating_sub(inner.workers));
+        let start = unserved.min(window.saturating_sub(inner.workers)).min(most);
         inner.workers += start;
         start
     }
@@ -118,7 +200,7 @@ impl Lane {
             Some(leg) => {
                 // At half the room the feeder fetches more; it may be waiting for nothing else.
                 if inner.waiting.len() == self.capacity() / 2 {
-                    self.bell.notify_one();
+                    self.desk.bell.notify_one();
                 }
                 Take::Leg(Box::new(leg))
             }
@@ -136,12 +218,12 @@ impl Lane {
 
     pub(super) fn leave(&self) {
         self.inner().workers -= 1;
-        self.bell.notify_one();
+        self.desk.bell.notify_one();
     }
 
     pub(super) fn add_orphan(&self, leg: LegId) {
         self.inner().orphans.push(leg);
-        self.bell.notify_one();
+        self.desk.bell.notify_one();
     }
 
     pub(super) fn take_orphans(&self) -> Vec<LegId> {
@@ -152,7 +234,7 @@ impl Lane {
     pub(super) fn reached(&self) -> bool {
         let reopened = self.inner().backoff.succeeded();
         if reopened {
-            self.bell.notify_one();
+            self.desk.bell.notify_one();
         }
         reopened
     }
@@ -161,7 +243,7 @@ impl Lane {
     pub(super) fn unreachable(&self, leg: OwnedLeg, began: Duration, now: Duration) -> Unreachable {
         let mut inner = self.inner();
         let wait = inner.backoff.failed(began, now);
-        self.bell.notify_one();
+        self.desk.bell.notify_one();
         if self.open.count() > 0 {
             inner.waiting.push_front(leg);
             self.work.notify_one();
@@ -174,34 +256,11 @@ impl Lane {
         Unreachable::Shared { legs, wait }
     }
 
-    /// A leg is due at `due`: the store is looked into then at the latest.
-    pub(super) fn look_by(&self, due: Timestamp) {
-        let mut inner = self.inner();
-        if due < inner.look {
-            inner.look = due;
-            self.bell.notify_one();
-        }
-    }
-
-    /// How many legs to claim now. Where it is not zero, the next look is set to `later`.
-    pub(super) fn claims(&self, now: Timestamp, monotonic: Duration, later: Timestamp) -> usize {
-        let room = self.room();
-        let mut inner = self.inner();
-        if now < inner.look || room == 0 || inner.draining || !inner.backoff.wait(monotonic).is_zero() {
-            return 0;
-        }
-        inner.look = later;
-        room
-    }
-
-    /// How long the feeder may sleep if nothing rings.
-    pub(super) fn sleep(&self, now: Timestamp, monotonic: Duration) -> Duration {
-        let room = self.room();
+    /// How long until legs that wait may be dialled for again; as long as may be where none wait for that.
+    pub(super) fn probe(&self, now: Duration) -> Duration {
         let inner = self.inner();
-        let backoff = inner.backoff.wait(monotonic);
-        let look = if room > 0 { inner.look.since(now).max(backoff) } else { LOOK_MAX };
-        let probe = if inner.waiting.is_empty() || backoff.is_zero() { LOOK_MAX } else { backoff };
-        look.min(probe).clamp(Duration::from_millis(1), LOOK_MAX)
+        let backoff = inner.backoff.wait(now);
+        if inner.waiting.is_empty() || backoff.is_zero() { LOOK_MAX } else { backoff }
     }
 
     /// Ends the taking of legs; gives those that wait.

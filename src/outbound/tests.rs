@@ -342,16 +342,20 @@ impl World {
             chance: Arc::new(Chance::seeded(1)),
             ids: Arc::new(Ids::after(MessageId(1_000))),
             handover: handover.clone(),
+            dns: Arc::new(Zone::parse(ZONE)),
         };
         let settings = Settings {
             hostname: "mx.example".to_owned(),
             retry: [1, 5, 15, 30, 60].map(|minutes| minutes * MINUTE).to_vec(),
             expire,
             timeouts: Timeouts::rfc5321(),
+            addresses: Vec::new(),
         };
         let route = |(name, hosts): &(&str, &[(&'static str, Mood)])| Route {
             name: (*name).to_owned(),
-            hosts: hosts.iter().map(|(host, _)| Host { name: (*host).to_owned(), port: 25 }).collect(),
+            hosts: hosts.iter().map(|(host, _)| Host { name: (*host).to_owned(), port: 25, addresses: Vec::new() }).collect(),
+            port: 25,
+            private_networks: false,
             tls: TlsMode::Off,
             ca: None,
             helo: None,

@@ -10,13 +10,16 @@ use crate::bounce;
 use crate::clock::Timestamp;
 use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
-use crate::outbound::{Shared, hold, notify};
+use crate::outbound::{Shared, hold, hosts, notify};
 use crate::queue::{Attempt, FollowUp, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
+use crate::relay::lookup::Unresolved;
+use crate::relay::mx::NoHost;
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
-use crate::smtp::client::{Reuse, Verdict};
+use crate::relay::Host;
+use crate::smtp::client::{Answer, Reuse, Stage, Verdict};
 
 /// Works until there is nothing to do for a while.
 pub(super) async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
@@ -80,9 +83,8 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
         Carried::Unreachable { error, began } => {
             unreachable(lane, shared, leg, error, began, started).await;
         }
-        Carried::NoHosts => {
-            let detail = "the route has no hosts, and looking up the target's MX is not built yet";
-            let settlement = hold(&leg, shared.now(), Reason::NoHosts, detail);
+        Carried::NoHost(why) => {
+            let settlement = hold(&leg, shared.now(), why.reason(), &why.to_string());
             finish(lane, shared, vec![settlement]).await;
         }
         Carried::Unread(StoreError::Damaged(what)) => {
@@ -94,20 +96,21 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
             events::outbound_store_failed(&leg.route, "read", &error);
             let due = shared.now().after(UNREAD_WAIT);
             shared.release(&leg.route, vec![leg.id], due).await;
-            lane.look_by(due);
+            lane.desk.look_by(due);
         }
     }
 }
 
-/// What became of carrying a leg to the route's hosts.
+/// What became of carrying a leg to the lane's hosts.
 enum Carried {
     Attempted(Said),
-    /// No host of the route gave us a session; the dialling began at `began`.
+    /// No host of the lane gave us a session; the dialling began at `began`.
     Unreachable {
         error: DialError,
         began: Duration,
     },
-    NoHosts,
+    /// There is none.
+    NoHost(NoHost),
     /// Our own body could not be read.
     Unread(StoreError),
 }
@@ -133,20 +136,21 @@ impl Said {
 }
 
 async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<Kept>) -> Carried {
-    if lane.route.hosts.is_empty() {
-        return Carried::NoHosts;
-    }
-    let mut host = 0;
+    // What a host that spoke to us and found fault has said.
     let mut fault = None;
     loop {
         let mut session = match kept.take() {
             Some(session) => session,
             None => {
                 let began = shared.monotonic();
-                match dial(lane, shared, host).await {
+                match open(lane, shared, fault.as_ref()).await {
                     Ok(session) => session,
-                    // A host that spoke to us and found fault says more than one that is away.
-                    Err(error) => return fault.map_or(Carried::Unreachable { error, began }, Carried::Attempted),
+                    Err(NoSession::NoHost(why)) => return Carried::NoHost(why),
+                    Err(NoSession::Failed(error)) => {
+                        // It says more than one that is away.
+                        let said = fault.map(|Fault { said, .. }| Carried::Attempted(said));
+                        return said.unwrap_or(Carried::Unreachable { error, began });
+                    }
                 }
             }
         };
@@ -163,9 +167,9 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
         let dsn = connection.session.capabilities.dsn;
         let said = Said { verdict, peer: connection.peer.clone(), local: connection.local, dsn };
         let next = session.host + 1;
-        if said.outcome() == Outcome::RouteFault && next < lane.route.hosts.len() {
+        if said.outcome() == Outcome::RouteFault && next < session.hosts.len() {
+            fault = Some(Fault { said, hosts: Arc::clone(&session.hosts), next });
             session.quit(&shared.settings.timeouts).await;
-            (fault, host) = (Some(said), next);
             continue;
         }
         part(kept, session, reuse);
@@ -181,42 +185,94 @@ fn part(kept: &mut Option<Kept>, session: Kept, reuse: Reuse) {
     }
 }
 
+/// What a host said against us rather than against the leg; those from the `next`-th on have not been asked.
+struct Fault {
+    said: Said,
+    hosts: Arc<[Host]>,
+    next: usize,
+}
+
+/// Why there is no session.
+enum NoSession {
+    /// For good.
+    NoHost(NoHost),
+    /// For now.
+    Failed(DialError),
+}
+
+/// A session with the lane's first host that gives one, or with the first behind the one that found fault.
+async fn open(lane: &Lane, shared: &Shared, fault: Option<&Fault>) -> Result<Kept, NoSession> {
+    let (hosts, from) = match fault {
+        Some(Fault { hosts, next, .. }) => (Arc::clone(hosts), *next),
+        None => match hosts::find(lane, shared).await {
+            Ok(hosts) => (hosts, 0),
+            Err(Unresolved::None(why)) => return Err(NoSession::NoHost(why)),
+            Err(later @ Unresolved::Later) => {
+                let peer = lane.domain().map_or(String::new(), ToString::to_string);
+                let verdict = Verdict { stage: Stage::Connect, answer: Answer::Connect(later.to_string()) };
+                return Err(NoSession::Failed(DialError { peer, local: None, verdict }));
+            }
+        },
+    };
+    dial(lane, shared, hosts, from).await.map_err(NoSession::Failed)
+}
+
 /// A session with the first host, from the `from`-th on, that gives one; else the last host's error.
-async fn dial(lane: &Lane, shared: &Shared, from: usize) -> Result<Kept, DialError> {
+async fn dial(lane: &Lane, shared: &Shared, hosts: Arc<[Host]>, from: usize) -> Result<Kept, DialError> {
     let route = &lane.route;
     let helo = route.helo.as_deref().unwrap_or(&shared.settings.hostname);
     let mut result = None;
-    for (n, host) in route.hosts.iter().enumerate().skip(from) {
+    for (n, host) in hosts.iter().enumerate().skip(from) {
         match shared.ports.dial.dial(route, host, helo).await {
             Ok(connection) => {
                 if let Security::ClearAfter(why) = &connection.security {
                     events::tls_given_up(&route.name, &connection.peer, why);
                 }
-                let kept = Kept::new(connection, n, &lane.open);
+                let kept = Kept::new(connection, Arc::clone(&hosts), n, &lane.open);
                 if lane.reached() {
-                    shared.ports.handover.set_paused(&route.name, false);
-                    events::lane_reopened(&route.name);
+                    reopened(lane, shared);
                 }
                 return Ok(kept);
             }
             Err(error) => result = Some(error),
         }
     }
-    Err(result.expect("carry() dials only from a host that there is"))
+    Err(result.expect("`hosts` is never empty, and a fault that ends them is the answer"))
+}
+
+fn backed_off(lane: &Lane, shared: &Shared, legs: usize, wait: Duration, why: &str) {
+    let route = &lane.route.name;
+    match lane.domain() {
+        // What is accepted from now on stays in the store, ownerless, until a dial succeeds.
+        None => {
+            shared.ports.handover.set_paused(route, true);
+            events::lane_backed_off(route, legs, wait, why);
+        }
+        // The other domains' mail goes on being handed over.
+        Some(domain) => events::domain_backed_off(route, domain.as_str(), legs, wait, why),
+    }
+}
+
+fn reopened(lane: &Lane, shared: &Shared) {
+    let route = &lane.route.name;
+    match lane.domain() {
+        None => {
+            shared.ports.handover.set_paused(route, false);
+            events::lane_reopened(route);
+        }
+        Some(domain) => events::domain_reopened(route, domain.as_str()),
+    }
 }
 
 /// No host could be reached: the answer is shared, and the lane backs off.
 async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialError, began: Duration, started: Started) {
-    let route = &lane.route.name;
     let (legs, wait) = match lane.unreachable(leg, began, shared.monotonic()) {
         Unreachable::PutBack => return,
         Unreachable::Shared { legs, wait } => (legs, wait),
     };
     let said = Said { verdict: error.verdict, peer: error.peer, local: error.local, dsn: false };
     if let Some(wait) = wait {
-        // What is accepted from now on stays in the store, ownerless, until a dial succeeds.
-        shared.ports.handover.set_paused(route, true);
-        events::lane_backed_off(route, legs.len(), wait, &outcome::words(&said.verdict));
+        backed_off(lane, shared, legs.len(), wait, &outcome::words(&said.verdict));
     }
     let mut settlements = Vec::with_capacity(legs.len());
     for leg in &legs {
@@ -232,7 +288,7 @@ async fn finish(lane: &Lane, shared: &Shared, settlements: Vec<Settlement>) {
     let due = settlements.iter().filter_map(|settlement| settlement.due).min();
     settle(shared, &lane.route.name, settlements, || lane.is_draining()).await;
     if let Some(due) = due {
-        lane.look_by(due);
+        lane.desk.look_by(due);
     }
 }
 

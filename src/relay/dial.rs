@@ -208,22 +208,30 @@ impl TcpDial {
             verdict: Verdict { stage: Stage::Connect, answer },
         };
         let connector = self.connector(route).map_err(failed)?;
-        let looked_up = timeout(self.timeouts.connect, lookup_host((host.name.as_str(), host.port))).await;
-        let addresses = match looked_up {
-            Ok(Ok(addresses)) => addresses,
-            Ok(Err(error)) => return Err(failed(Answer::Connect(format!("cannot look up `{}`: {error}", host.name)))),
-            Err(_) => return Err(failed(Answer::Timeout)),
-        };
+        let addresses = self.addresses(host).await.map_err(failed)?;
         let family = |address: &SocketAddr| route.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
         let mut last = failed(Answer::Connect(format!("`{}` has no address that we can connect to", host.name)));
         // RFC 5321 §5.1: all addresses of a host are tried, in the order in which they came.
-        for address in addresses.filter(family).take(ADDRESSES_MAX) {
+        for address in addresses.into_iter().filter(family).take(ADDRESSES_MAX) {
             match self.dial_address(route, host, address, helo, connector).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// Where to dial a host. What was looked up and looked at already is not asked for again: a second answer may be
+    /// another one, and lead to where the first must not.
+    async fn addresses(&self, host: &Host) -> Result<Vec<SocketAddr>, Answer> {
+        if !host.addresses.is_empty() {
+            return Ok(host.addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)).collect());
+        }
+        match timeout(self.timeouts.connect, lookup_host((host.name.as_str(), host.port))).await {
+            Ok(Ok(addresses)) => Ok(addresses.collect()),
+            Ok(Err(error)) => Err(Answer::Connect(format!("cannot look up `{}`: {error}", host.name))),
+            Err(_) => Err(Answer::Timeout),
+        }
     }
 
     /// One address: with TLS, and where that fails and the route allows it, in a new connection without.
@@ -653,10 +661,12 @@ mod tests {
             tcp.write_all(b"250-hi\r\n250 PIPELINING\r\n").await.unwrap();
             tcp
         });
-        let host = Host { name: "localhost".to_owned(), port };
+        let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
         let route = Route {
             name: "crm".to_owned(),
             hosts: vec![host.clone()],
+            port: 25,
+            private_networks: false,
             tls: TlsMode::Off,
             ca: None,
             helo: None,
@@ -769,10 +779,12 @@ mod tests {
         ] {
             let case = format!("{name} {habit:?} {tls:?}");
             let (port, seen) = host_that(habit, tls::Server::open(authority.issue(name, 2096)).unwrap()).await;
-            let host = Host { name: "localhost".to_owned(), port };
+            let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
             let route = Route {
                 name: "crm".to_owned(),
                 hosts: vec![host.clone()],
+                port: 25,
+                private_networks: false,
                 tls,
                 ca: Some(authority.ca()),
                 helo: None,
@@ -806,10 +818,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_route_whose_roots_were_not_read_is_never_dialled() {
-        let host = Host { name: "127.0.0.1".to_owned(), port: 1 };
+        let host = Host { name: "127.0.0.1".to_owned(), port: 1, addresses: Vec::new() };
         let route = Route {
             name: "crm".to_owned(),
             hosts: vec![host.clone()],
+            port: 25,
+            private_networks: false,
             tls: TlsMode::Verify,
             ca: None,
             helo: None,

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::relay::Host;
 use crate::relay::dial::{Connection, Timeouts};
 
-/// How many sessions of a route are open. Each [`Kept`] session counts itself.
+/// How many sessions of a lane are open. Each [`Kept`] session counts itself.
 #[derive(Clone, Debug, Default)]
 pub struct Open(Arc<AtomicUsize>);
 
@@ -23,18 +24,19 @@ impl Open {
     }
 }
 
-/// An open session and the place of its host in the route.
+/// An open session, the hosts from which it was chosen, and the place of its own among them.
 pub struct Kept {
     pub connection: Connection,
+    pub hosts: Arc<[Host]>,
     pub host: usize,
     open: Open,
 }
 
 impl Kept {
     #[must_use]
-    pub fn new(connection: Connection, host: usize, open: &Open) -> Kept {
+    pub fn new(connection: Connection, hosts: Arc<[Host]>, host: usize, open: &Open) -> Kept {
         open.0.fetch_add(1, Ordering::Relaxed);
-        Kept { connection, host, open: open.clone() }
+        Kept { connection, hosts, host, open: open.clone() }
     }
 
     /// It has carried its share; the next message gets a new one.

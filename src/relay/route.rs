@@ -1,7 +1,7 @@
 //! Routes: the ways out that the administrator configured.
 //!
-//! The hosts of a route are tried in order. Where it names none, those of the target's domain count (`mx`); until the
-//! conductor looks them up, legs of such a route are held.
+//! The hosts of a route are tried in order. Where it names none, those of the target's domain count: the conductor
+//! looks them up (`lookup`) for each domain apart.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +13,10 @@ pub struct Route {
     pub name: String,
     /// Tried in order. Empty: the MX of the recipient's domain.
     pub hosts: Vec<Host>,
+    /// Of the hosts that are looked up; a host that is named has its own.
+    pub port: u16,
+    /// Hosts that are looked up may have private, loopback and link-local addresses, and ours.
+    pub private_networks: bool,
     pub tls: TlsMode,
     /// Roots in PEM beside the system's, for [`TlsMode::Verify`].
     pub ca: Option<PathBuf>,
@@ -32,6 +36,8 @@ pub struct Host {
     /// A name or an address, without brackets.
     pub name: String,
     pub port: u16,
+    /// Where it is dialled, in this order. Empty: wherever the system finds it by its name.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How much TLS a route asks for.
