@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use pointsman::address::Mailbox;
 use pointsman::clock::{Clock, Timestamp, TokioClock};
-use pointsman::dns::{Dns, DnsError, Pending, Question};
 use pointsman::diagnostic::{Report, Source};
+use pointsman::dns::{Dns, DnsError, Pending, Question};
 use pointsman::id::{Chance, Ids, MessageId};
 use pointsman::inbound::{Inbound, Parts, Ruling};
 use pointsman::outbound::{Outbound, Ports, Settings as OutboundSettings};
@@ -135,7 +135,8 @@ impl World {
         };
         // Every route names its hosts.
         let dns = Arc::new(NoDns);
-        let ports = Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, ids, handover, dns };
+        let ports =
+            Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, ids, handover, dns };
 
         let minutes = [1, 5, 15, 30, 60].map(|minutes| Duration::from_secs(minutes * 60));
         let settings = OutboundSettings {

@@ -18,4 +18,5 @@ mod day;
 mod memory;
 mod tls;
 mod faults;
+mod mx;
 mod telling;

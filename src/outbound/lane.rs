@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 use crate::id::LegId;
 use crate::outbound::backoff::Backoff;
 use crate::queue::OwnedLeg;
-use crate::relay::{Host, Route};
 use crate::relay::pool::Open;
+use crate::relay::{Host, Route};
 
 pub(super) struct Lane {
     pub(super) route: Arc<Route>,

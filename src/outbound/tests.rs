@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::TokioClock;
+use crate::dns::zone::Zone;
 use crate::envelope::BodyType;
 use crate::envelope::{Notify, RecipientDsn};
 use crate::id::MessageId;
@@ -20,6 +21,8 @@ use crate::queue::{
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
 use crate::relay::{Host, TlsMode};
 use crate::smtp::client::{Answer, Stage, Verdict};
+
+mod mx;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -331,10 +334,19 @@ impl World {
 
     fn with(routes: &[(&str, &[(&'static str, Mood)])], concurrency: usize, expire: Duration) -> World {
         let moods = routes.iter().flat_map(|(_, hosts)| hosts.iter().copied()).collect();
+        let host = |(name, _): &(&str, Mood)| Host { name: (*name).to_owned(), port: 25, addresses: Vec::new() };
+        let route = |(name, hosts): &(&str, &[(&'static str, Mood)])| Route {
+            hosts: hosts.iter().map(host).collect(),
+            ..mx_route(name, concurrency)
+        };
+        World::of(routes.iter().map(route).collect(), moods, "", expire)
+    }
+
+    fn of(routes: Vec<Route>, moods: BTreeMap<&'static str, Mood>, zone: &str, expire: Duration) -> World {
         let crm = Arc::new(Crm { moods, ..Crm::default() });
         let store = Arc::new(MemoryStore::default());
         let clock = Arc::new(TokioClock::starting_at(START));
-        let handover = Arc::new(Handover::new(routes.iter().map(|(name, _)| (*name).to_owned()), 8));
+        let handover = Arc::new(Handover::new(routes.iter().map(|route| route.name.clone()), 8));
         let ports = Ports {
             clock: clock.clone(),
             store: store.clone(),
@@ -342,28 +354,16 @@ impl World {
             chance: Arc::new(Chance::seeded(1)),
             ids: Arc::new(Ids::after(MessageId(1_000))),
             handover: handover.clone(),
-            dns: Arc::new(Zone::parse(ZONE)),
+            dns: Arc::new(Zone::parse(zone)),
         };
         let settings = Settings {
             hostname: "mx.example".to_owned(),
             retry: [1, 5, 15, 30, 60].map(|minutes| minutes * MINUTE).to_vec(),
             expire,
             timeouts: Timeouts::rfc5321(),
-            addresses: Vec::new(),
+            addresses: vec!["9.9.9.25".parse().unwrap()],
         };
-        let route = |(name, hosts): &(&str, &[(&'static str, Mood)])| Route {
-            name: (*name).to_owned(),
-            hosts: hosts.iter().map(|(host, _)| Host { name: (*host).to_owned(), port: 25, addresses: Vec::new() }).collect(),
-            port: 25,
-            private_networks: false,
-            tls: TlsMode::Off,
-            ca: None,
-            helo: None,
-            source: None,
-            concurrency,
-            dedupe: None,
-        };
-        let outbound = Outbound::start(ports, settings, routes.iter().map(route).collect());
+        let outbound = Outbound::start(ports, settings, routes);
         World { store, crm, handover, clock, outbound }
     }
 
@@ -393,8 +393,12 @@ impl World {
     }
 
     fn accept_with(&self, message: i64, route: &str, notices: Notices) {
-        let leg = OwnedLeg { notices, ..self.leg(message, route) };
+        self.accept_leg(OwnedLeg { notices, ..self.leg(message, route) });
+    }
+
+    fn accept_leg(&self, leg: OwnedLeg) {
         self.store.add(leg.clone(), self.clock.now());
+        let route = &leg.route;
         match self.handover.reserve(route) {
             Some(slot) => {
                 self.store.rows.lock().unwrap().get_mut(&leg.id).unwrap().owned = true;
@@ -411,6 +415,22 @@ impl World {
 
     fn state(&self, message: i64) -> (State, Reason) {
         self.store.look(message, |row| (row.state, row.reason))
+    }
+}
+
+/// A route that looks its hosts up.
+fn mx_route(name: &str, concurrency: usize) -> Route {
+    Route {
+        name: name.to_owned(),
+        hosts: Vec::new(),
+        port: 25,
+        private_networks: false,
+        tls: TlsMode::Off,
+        ca: None,
+        helo: None,
+        source: None,
+        concurrency,
+        dedupe: None,
     }
 }
 
@@ -690,7 +710,7 @@ async fn legs_without_a_way_are_held_and_say_why() {
     world.accept(1, "mx");
     world.store.add(world.leg(2, "gone"), START);
     sleep(2 * MINUTE).await;
-    assert_eq!(world.state(1), (State::Held, Reason::NoHosts));
+    assert_eq!(world.state(1), (State::Held, Reason::UnknownTarget));
     assert_eq!(world.state(2), (State::Held, Reason::Route));
     for message in [1, 2] {
         world.store.look(message, |row| {

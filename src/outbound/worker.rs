@@ -12,13 +12,13 @@ use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold, hosts, notify};
 use crate::queue::{Attempt, FollowUp, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
+use crate::relay::Host;
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
 use crate::relay::lookup::Unresolved;
 use crate::relay::mx::NoHost;
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
-use crate::relay::Host;
 use crate::smtp::client::{Answer, Reuse, Stage, Verdict};
 
 /// Works until there is nothing to do for a while.

@@ -681,6 +681,35 @@ mod tests {
         assert!(server.await.is_ok());
     }
 
+    #[tokio::test]
+    async fn a_host_that_was_looked_up_is_dialled_where_it_was_found() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            tcp.write_all(b"421 busy\r\n").await.unwrap();
+        });
+        // Whoever asked for the name again would not find it.
+        let addresses = ["127.0.0.2", "127.0.0.1"].map(|ip| ip.parse().unwrap()).to_vec();
+        let host = Host { name: "mx.crm.invalid".to_owned(), port, addresses };
+        let route = Route {
+            name: "default".to_owned(),
+            hosts: Vec::new(),
+            port,
+            private_networks: true,
+            tls: TlsMode::Off,
+            ca: None,
+            helo: None,
+            source: None,
+            concurrency: 1,
+            dedupe: None,
+        };
+        let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
+        let error = dial.dial(&route, &host, "mx.example").await.map(|_| ()).unwrap_err();
+        assert_eq!((error.peer, error.verdict.stage), (format!("mx.crm.invalid[127.0.0.1]:{port}"), Stage::Banner));
+        assert!(server.await.is_ok());
+    }
+
     /// What a host does about STARTTLS.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Habit {
