@@ -341,8 +341,8 @@ fn sources(folder: &str) -> Vec<Source> {
 impl Source {
     fn new(path: String, text: String) -> Source {
         let blanked = blank(&text);
-        // `foo/tests.rs` is the test module of `foo`, in a file of its own.
-        let all = path.starts_with("src/") && path.ends_with("/tests.rs");
+        // `foo/tests.rs` is the test module of `foo`, in a file of its own; what is long has a folder beside it.
+        let all = path.starts_with("src/") && (path.ends_with("/tests.rs") || path.contains("/tests/"));
         let mut in_test = vec![all; text.lines().count() + 1];
         let marker = compiled(r"#\[cfg\((?:all\()?test\b[^\]]*\]");
         for found in marker.find_iter(&blanked) {

@@ -70,6 +70,15 @@ fn hosts_take_the_ports_of_the_route() {
 }
 
 #[test]
+fn a_route_without_hosts_has_a_port_and_dials_the_public_only() {
+    let config = config("[dns]\nservers = ['127.0.0.1:5353']\n[route.in]\nport = 2525\nprivate-networks = true\n");
+    let seen = |name: &str| (config.routes[name].port, config.routes[name].private_networks);
+    assert_eq!((seen("in"), seen("default")), ((2525, true), (25, false)));
+    assert_eq!(config.dns_servers, ["127.0.0.1:5353".parse().unwrap()]);
+    assert_eq!(config.inert, Vec::<String>::new());
+}
+
+#[test]
 fn paths_are_relative_to_the_file() {
     let config = config("data = 'state'\n[admin]\naddress = '127.0.0.1:0'\n");
     assert_eq!(config.data, Path::new("/etc/p/state"));

@@ -3,7 +3,8 @@
 //! Hickory's own cache is off: it keeps no failures, and ours bounds its size in octets. DNSSEC is not validated
 //! (a validator in the process is a way in for endless work), and the hosts file does not count for mail.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
@@ -34,8 +35,7 @@ impl Resolver {
     /// The system's configuration cannot be read.
     pub fn new(servers: &[SocketAddr]) -> Result<Resolver, ResolverError> {
         let config = if servers.is_empty() {
-            let (config, _) = system_conf::read_system_conf()?;
-            config
+            or_local(system_conf::read_system_conf().map(|(config, _)| config))?
         } else {
             ResolverConfig::from_name_servers(servers.iter().map(|server| name_server(*server)).collect())
         };
@@ -71,6 +71,18 @@ impl Dns for Resolver {
             });
             answer
         })
+    }
+}
+
+/// A system that names no name server means its own (resolv.conf(5)); that is no reason not to start.
+fn or_local(system: Result<ResolverConfig, NetError>) -> Result<ResolverConfig, NetError> {
+    match system {
+        // Hickory says `Other` of a file in which none is named.
+        Err(NetError::Io(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Other) => {
+            let local = SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT));
+            Ok(ResolverConfig::from_name_servers(vec![name_server(local)]))
+        }
+        other => other,
     }
 }
 
@@ -176,6 +188,7 @@ fn text(name: &Name) -> String {
     text.strip_suffix('.').map(str::to_owned).unwrap_or(text)
 }
 
+const DNS_PORT: u16 = 53;
 /// One try. Resolvers near by answer what they know in milliseconds and give up on the rest after some seconds.
 const TRY_WAIT_MAX: Duration = Duration::from_secs(3);
 const TRIES_MAX: usize = 2;
@@ -197,6 +210,17 @@ mod tests {
         let resolver = Resolver::new(&[silent.local_addr().unwrap()]).unwrap();
         tokio::time::pause();
         assert_eq!(resolver.ask(&Question::Txt("a.example".into())).await.unwrap_err(), DnsError::Temporary);
+    }
+
+    #[test]
+    fn a_system_without_a_name_server_has_its_own() {
+        for (kind, local) in
+            [(ErrorKind::NotFound, true), (ErrorKind::Other, true), (ErrorKind::PermissionDenied, false)]
+        {
+            let config = or_local(Err(std::io::Error::from(kind).into()));
+            let ip = config.ok().map(|config| config.name_servers[0].ip.to_string());
+            assert_eq!(ip, local.then(|| "127.0.0.1".to_owned()), "{kind:?}");
+        }
     }
 
     #[test]

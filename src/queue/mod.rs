@@ -119,7 +119,7 @@ pub enum Reason {
     Lost,
     /// The route's own fault: a 5xx at the banner, EHLO, AUTH or MAIL.
     Route,
-    /// The route has no hosts that we can look up.
+    /// No host of the target's domain has an address that the route may dial.
     NoHosts,
     Loop,
     LookAlike,

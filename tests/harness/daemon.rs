@@ -140,7 +140,7 @@ name    = "mx"
 address = "127.0.0.1:0"
 tls     = "{listener_tls}"
 
-# Looking up an MX is not for tests: whatever has no route of its own goes to the CRM, too.
+# Few tests look up an MX (tests/mx.rs): whatever has no route of its own goes to the CRM, too.
 [route.default]
 hosts = [{hosts}]
 tls   = "off"
