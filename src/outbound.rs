@@ -292,7 +292,7 @@ async fn hold_route(shared: &Shared, route: &str) {
     };
     let detail = format!("the configuration has no route `{route}`");
     let settlements = legs.iter().map(|leg| hold(leg, now, Reason::Route, &detail)).collect();
-    worker::settle(shared, route, settlements, || false).await;
+    worker::settle(shared, route, &legs, settlements, || false).await;
 }
 
 /// A leg that waits an hour for an administrator to mend the configuration. No attempt was made.
