@@ -69,7 +69,7 @@ impl Daemon {
             handover: Arc::clone(&handover),
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
-        let outbound = start_outbound(&config, &clock, &store, chance, ids, handover)?;
+        let outbound = start_outbound(&config, &clock, &store, chance, ids, Arc::clone(&handover))?;
 
         let addresses =
             listeners.iter().map(|(_, _, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
@@ -78,6 +78,7 @@ impl Daemon {
             clock: Arc::clone(&clock),
             store: Arc::clone(&store),
             inbound: Arc::clone(&inbound),
+            handover: Arc::clone(&handover),
             hostname: config.hostname.clone(),
             listeners: addresses.iter().map(SocketAddr::to_string).collect(),
             admin: admin_address.map(|address| address.to_string()),
@@ -297,11 +298,7 @@ fn health(metrics: Metrics, store: &Arc<SqliteStore>) -> Health {
             }
             events::data_free(for_gauges.free_bytes());
         }),
-        ready: Box::new(move || match (for_ready.ready(), for_ready.accepting()) {
-            (true, true) => Ok(()),
-            (false, _) => Err("the queue cannot be written".to_owned()),
-            (true, false) => Err("too little free space for new mail".to_owned()),
-        }),
+        ready: Box::new(move || for_ready.readiness().map_err(str::to_owned)),
     }
 }
 

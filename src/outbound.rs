@@ -174,7 +174,12 @@ impl Feeder {
                         self.handed = None;
                     }
                 }
-                () = self.due.notified() => self.lane.look_by(self.shared.now()),
+                () = self.due.notified() => {
+                    if self.shared.ports.handover.take_probe(&self.lane.route.name) {
+                        self.lane.end_wait();
+                    }
+                    self.lane.look_by(self.shared.now());
+                }
                 () = self.lane.bell.notified() => {}
                 Some(ended) = self.workers.join_next() => self.note_end(ended),
                 // The sender outlives the feeders: what changes is the value.
@@ -235,7 +240,7 @@ impl Feeder {
 
     async fn drain(mut self, deadline: Instant) {
         let route = self.lane.route.name.clone();
-        self.shared.ports.handover.set_paused(&route, true);
+        self.shared.ports.handover.close(&route);
         let mut waiting: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
         if let Some(handed) = &mut self.handed {
             handed.close();

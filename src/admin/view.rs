@@ -323,7 +323,21 @@ pub struct StatusView {
     pub sessions: usize,
     /// New mail is taken.
     pub ready: bool,
+    /// Why not.
+    #[serde(default)]
+    pub not_ready: Option<String>,
     pub open: Vec<OpenView>,
+    #[serde(default)]
+    pub backing_off: Vec<BackOffView>,
+}
+
+/// A route none of whose hosts can be reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackOffView {
+    pub route: String,
+    /// Nobody dials before; `None`: the wait is over, and the next leg that is due is tried.
+    pub until: Option<String>,
+    pub why: String,
 }
 
 /// Open legs of one route in one state.

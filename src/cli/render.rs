@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::admin::control::Line;
 use crate::admin::view::{ActionView, AttemptView, LegView, MessageView, RefusedView, StatusView};
+use crate::events::{is_hidden, quoted};
 
 /// A line of the answer as one JSON object.
 pub(super) fn json(line: &Line) -> String {
@@ -178,7 +179,10 @@ fn refusal(refused: &RefusedView) -> String {
 
 fn state_of_daemon(status: &StatusView) -> String {
     let mut out = String::new();
-    let ready = if status.ready { "takes mail" } else { "takes no mail: look at disk space and the log" };
+    let ready = match &status.not_ready {
+        None => "takes mail".to_owned(),
+        Some(why) => format!("takes no mail: {why}"),
+    };
     let _ = writeln!(out, "{} {}, up {} s, {ready}", status.hostname, status.version, status.uptime_seconds);
     let _ =
         writeln!(out, "listeners {}; admin {}", status.listeners.join(", "), status.admin.as_deref().unwrap_or("off"));
@@ -192,6 +196,10 @@ fn state_of_daemon(status: &StatusView) -> String {
             "route {}: {} {}, the oldest for {} s",
             open.route, open.legs, open.state, open.oldest_seconds
         );
+    }
+    for lane in &status.backing_off {
+        let until = lane.until.as_deref().unwrap_or("a leg is due");
+        let _ = writeln!(out, "route {}: backs off until {until}, because {}", lane.route, quoted(&lane.why));
     }
     out
 }

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold, notify};
+use crate::queue::handover::Trouble;
 use crate::queue::{Attempt, FollowUp, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
@@ -195,7 +196,7 @@ async fn dial(lane: &Lane, shared: &Shared, from: usize) -> Result<Kept, DialErr
                 }
                 let kept = Kept::new(connection, n, &lane.open);
                 if lane.reached() {
-                    shared.ports.handover.set_paused(&route.name, false);
+                    shared.ports.handover.reopen(&route.name);
                     events::lane_reopened(&route.name);
                 }
                 return Ok(kept);

@@ -234,6 +234,15 @@ impl SqliteStore {
         self.shared.ready.load(Ordering::Relaxed)
     }
 
+    /// Whether new mail can be taken, or why not.
+    pub fn readiness(&self) -> Result<(), &'static str> {
+        match (self.ready(), self.accepting()) {
+            (true, true) => Ok(()),
+            (false, _) => Err("the queue cannot be written"),
+            (true, false) => Err("too little free space for new mail"),
+        }
+    }
+
     /// Free bytes on the data directory's disk, looked at once a second.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
