@@ -116,10 +116,16 @@ impl Inbound {
         planned: &[Planned],
         took: Duration,
     ) {
-        let mut rules: Vec<&str> = planned.iter().flat_map(|plan| plan.rules.iter().map(String::as_str)).collect();
-        rules.dedup();
-        for rule in &rules {
-            events::rule_hit(rule, message.at);
+        // Once for each recipient, however many legs it has; the log names each once.
+        let mut hits = HashSet::new();
+        let mut rules: Vec<&str> = Vec::new();
+        for (plan, rule) in planned.iter().flat_map(|plan| plan.rules.iter().map(move |rule| (plan, rule.as_str()))) {
+            if hits.insert((plan.alias.as_str(), rule)) {
+                events::rule_hit(rule, message.at);
+            }
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
         }
         events::message_accepted(&events::MessageAccepted {
             id: &id.to_string(),
