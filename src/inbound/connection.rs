@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::journey::{self, Arrived};
 use super::pace::Pace;
 use super::{Inbound, Ruling};
-use crate::address::Mailbox;
+use crate::address::{Mailbox, ReversePath};
 use crate::envelope::{Client, Envelope};
 use crate::events;
 use crate::message::Head;
@@ -177,11 +177,20 @@ where
     }
 
     fn reset(&mut self, cause: &Cause) {
-        let Some(incoming) = self.incoming.take() else { return };
-        self.pace.message_ends(false, self.inbound.clock.monotonic());
-        match cause {
-            Cause::Refused(reply) => self.tell_refused("", "", incoming.body.len(), reply),
-            Cause::Asked | Cause::Closed => events::message_aborted(self.listener, self.client.ip),
+        let incoming = self.incoming.take();
+        if incoming.is_some() {
+            self.pace.message_ends(false, self.inbound.clock.monotonic());
+        }
+        match (cause, incoming) {
+            // Who has no recipient has no message; each of his recipients was told by itself.
+            (Cause::Refused { envelope, .. }, None) if envelope.recipients.is_empty() => {}
+            // A first chunk that is too large is refused before it is taken.
+            (Cause::Refused { reply, envelope }, incoming) => {
+                let size = incoming.map_or(0, |incoming| incoming.body.len());
+                self.tell_refused(&envelope.sender, &envelope.recipients, size, reply);
+            }
+            (Cause::Asked | Cause::Closed, Some(_)) => events::message_aborted(self.listener, self.client.ip),
+            (Cause::Asked | Cause::Closed, None) => {}
         }
     }
 
@@ -190,7 +199,7 @@ where
         let Some(incoming) = self.incoming.take() else {
             return self.session.finish::<Queued>(Err(Refusal::new(reply::LOCAL_ERROR)));
         };
-        let (sender, recipients) = (envelope.sender.to_string(), journey::list(&envelope.recipients));
+        let (sender, recipients) = (envelope.sender.clone(), envelope.recipients.clone());
         let size = incoming.body.len();
         let result = match incoming.broken {
             Some(error) => Err(journey::store_refusal(&error)),
@@ -212,9 +221,34 @@ where
         self.session.finish(result);
     }
 
-    fn tell_refused(&self, sender: &str, recipients: &str, size: u64, reply: &Reply) {
-        events::message_refused(self.listener, self.client.ip, sender, recipients, size, reply);
-        record_refused(self.inbound, &self.client, self.listener, sender, recipients, reply);
+    /// One line for the message, and for `trace` a row for each recipient.
+    fn tell_refused(&self, sender: &ReversePath, recipients: &[Mailbox], size: u64, reply: &Reply) {
+        let sender = sender.to_string();
+        let list = journey::list(recipients);
+        events::message_refused(self.listener, self.client.ip, &sender, &list, size, reply);
+        for recipient in recipients {
+            record_refused(self.inbound, &self.client, self.listener, &sender, recipient.as_str(), reply);
+        }
+    }
+
+    /// Reads on after our last word until the client has closed its side, so that it hears us: a socket that is closed
+    /// with octets unread is reset, and the reset overtakes what was said (RFC 9293 §3.6.1).
+    async fn linger(&mut self) {
+        let stream = &mut self.stream;
+        let read_on = async {
+            let mut left = LINGER_OCTETS_MAX;
+            while left > 0 {
+                match read_away(stream).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                }
+            }
+        };
+        tokio::select! {
+            () = read_on => {}
+            () = tokio::time::sleep(LINGER) => {}
+            _ = self.draining.wait_for(|&on| on) => {}
+        }
     }
 
     /// Writes what is to be said, reads what comes and feeds it.
