@@ -209,9 +209,7 @@ impl Control {
                 Ok(lines)
             }
             Request::Refused { select } => {
-                let since = select.filter(now, &[])?.since;
-                let limit = select.limit.unwrap_or(REFUSED_LINES);
-                let rows = self.store.refused(select.recipient, since, limit).await.map_err(told)?;
+                let rows = self.store.refused(select.refused(now)?).await.map_err(told)?;
                 Ok(rows.into_iter().map(|row| Line::Refused(Box::new(row.into()))).collect())
             }
             Request::Operate { select, scope, action, dry_run } => {
@@ -383,4 +381,3 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Messages told whole in one answer: more than anybody reads.
 pub const MESSAGES_MAX: usize = 1_000;
-pub const REFUSED_LINES: usize = 100;

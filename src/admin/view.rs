@@ -8,9 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::config::units;
-use crate::events::quoted;
 use crate::id::{LegId, MessageId};
-use crate::queue::sqlite::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order};
+use crate::queue::sqlite::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, RefusedFilter};
 use crate::queue::{Reason, Refused, State};
 
 /// A filter as typed: words, not yet looked at.
@@ -83,13 +82,49 @@ impl Select {
         texts.iter().all(|text| text.is_none()) && self.state.is_empty()
     }
 
-    /// Whether it could mean recipients and messages that were refused: they have no id, state, route or target.
+    /// Takes the word [`REFUSED`] out of the states, and says what is asked for besides legs. Recipients and messages
+    /// that were refused have no id, target, route, reason or header.
     #[must_use]
-    pub fn may_mean_refused(&self) -> bool {
+    pub fn take_refused(&mut self) -> Asked {
         let leg_only = [&self.id, &self.target, &self.route, &self.reason, &self.from, &self.subject, &self.message_id];
-        leg_only.iter().all(|text| text.is_none()) && self.state.is_empty()
+        let may_mean_refused = leg_only.iter().all(|text| text.is_none());
+        let words = self.state.len();
+        self.state.retain(|word| word != REFUSED);
+        match (may_mean_refused, words == self.state.len(), self.state.is_empty()) {
+            (true, true, true) | (true, false, false) => Asked::Both,
+            (true, false, true) => Asked::Refused,
+            (false, false, true) => Asked::Nothing,
+            (_, true, _) | (false, false, false) => Asked::Legs,
+        }
+    }
+
+    /// The refusals meant.
+    pub fn refused(&self, now: Timestamp) -> Result<RefusedFilter, String> {
+        Ok(RefusedFilter {
+            recipient: self.recipient.clone(),
+            sender: self.sender.clone(),
+            client: self.client.clone(),
+            since: self.since.as_deref().map(|word| parse_time(word, now)).transpose()?,
+            until: self.until.as_deref().map(|word| parse_time(word, now)).transpose()?,
+            limit: self.limit.unwrap_or(REFUSED_LINES),
+        })
     }
 }
+
+/// What `trace` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Legs,
+    Refused,
+    Both,
+    /// The words contradict each other: nothing that was refused has an id, say.
+    Nothing,
+}
+
+/// The state of what has no leg.
+pub const REFUSED: &str = "refused";
+/// Refusals in one answer, where nobody asks for more.
+const REFUSED_LINES: usize = 100;
 
 fn parse_id(word: &str) -> Result<(MessageId, Option<u16>), String> {
     if let Ok(id) = word.parse::<MessageId>() {
@@ -287,6 +322,19 @@ fn action_view(leg: String, row: ActionRow) -> ActionView {
 pub struct RefusedView {
     /// Always `refused`.
     pub state: String,
+    /// What a leg has and this has not is there and null, so that a script can rely on the keys.
+    #[serde(default)]
+    pub id: Option<String>,
+    #[serde(default)]
+    pub message: Option<String>,
+    #[serde(default)]
+    pub target: Option<String>,
+    #[serde(default)]
+    pub route: Option<String>,
+    #[serde(default)]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub attempts: u32,
     pub at: String,
     pub listener: String,
     pub client: String,
@@ -299,13 +347,19 @@ pub struct RefusedView {
 impl From<Refused> for RefusedView {
     fn from(row: Refused) -> RefusedView {
         RefusedView {
-            state: "refused".to_owned(),
+            state: REFUSED.to_owned(),
+            id: None,
+            message: None,
+            target: None,
+            route: None,
+            reason: None,
+            attempts: 0,
             at: row.at.to_string(),
             listener: row.listener,
             client: row.client.to_string(),
-            helo: quoted(&row.helo).to_string(),
-            sender: quoted(&row.sender).to_string(),
-            recipient: quoted(&row.recipient).to_string(),
+            helo: row.helo,
+            sender: row.sender,
+            recipient: row.recipient,
             reply: row.reply,
         }
     }
@@ -363,6 +417,27 @@ mod tests {
         assert!(error(Select { reason: Some("x".into()), ..Select::default() }).contains("unknown-target"));
         assert!(error(Select { since: Some("soon".into()), ..Select::default() }).contains("2h"));
         assert!(error(Select { id: Some("7".into()), ..Select::default() }).contains("13 letters"));
+    }
+
+    #[test]
+    fn refused_is_a_state_that_only_trace_knows() {
+        let asked = |state: &[&str], id: Option<&str>| {
+            let state = state.iter().map(|&word| word.to_owned()).collect();
+            let mut select = Select { state, id: id.map(str::to_owned), ..Select::default() };
+            (select.take_refused(), select.state.join(" "))
+        };
+        let id = Some("0000000000001");
+        for (state, id, want) in [
+            (&[][..], None, (Asked::Both, "")),
+            (&["refused"], None, (Asked::Refused, "")),
+            (&["held"], None, (Asked::Legs, "held")),
+            (&["refused", "held"], None, (Asked::Both, "held")),
+            (&[], id, (Asked::Legs, "")),
+            (&["refused"], id, (Asked::Nothing, "")),
+            (&["refused", "held"], id, (Asked::Legs, "held")),
+        ] {
+            assert_eq!(asked(state, id), (want.0, want.1.to_owned()), "{state:?} {id:?}");
+        }
     }
 
     #[test]

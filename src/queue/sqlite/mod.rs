@@ -59,6 +59,7 @@ mod tests;
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
+pub use refused::RefusedFilter;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, ROWS_MAX};
 
 use claim::Claim;
@@ -300,14 +301,9 @@ impl SqliteStore {
     }
 
     /// Refusals, newest first.
-    pub async fn refused(
-        &self,
-        recipient: Option<String>,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<Refused>, StoreError> {
+    pub async fn refused(&self, filter: RefusedFilter) -> Result<Vec<Refused>, StoreError> {
         let shared = Arc::clone(&self.shared);
-        self.questions.ask(move |_| shared.refused.list(recipient.as_deref(), since, limit)).await
+        self.questions.ask(move |_| shared.refused.list(&filter)).await
     }
 
     /// The conservation of mail, checked over the whole ledger.
