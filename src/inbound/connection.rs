@@ -107,9 +107,12 @@ where
                 Next::End(envelope) => self.finish(envelope).await,
                 Next::Close(why) => {
                     // The client may be gone already; there is nobody left to tell.
-                    let _ = self.flush().await;
+                    let told = self.flush().await;
                     // TLS has a farewell, for which a client that does not read must not be waited for.
                     let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, self.stream.shutdown()).await;
+                    if why == CUT && told.is_ok() {
+                        self.linger().await;
+                    }
                     return why;
                 }
             }
@@ -365,7 +368,7 @@ fn describe(ending: &Ending) -> &'static str {
     match ending {
         Ending::Quit => "quit",
         Ending::Gone => "gone",
-        Ending::Cut(_) => "cut",
+        Ending::Cut(_) => CUT,
     }
 }
 
@@ -382,6 +385,18 @@ async fn read_into<S: AsyncRead + Unpin>(stream: &mut S, session: &mut Session) 
     .await
 }
 
+/// Reads once and forgets what came; the number of octets, 0 at the end of the stream.
+async fn read_away<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
+}
+
 thread_local! {
     /// Borrowed only inside one poll, so one for each thread is enough for all its sessions.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FEED_OCTETS_MAX].into_boxed_slice());
@@ -390,3 +405,9 @@ thread_local! {
 /// RFC 5321 §4.5.3.2 names no limit for our replies; the command timeout is what a client has for anything else.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How we end a session ourselves, in the log.
+const CUT: &str = "cut";
+/// A client that hears us closes within a round trip; who goes on talking costs no more than this.
+const LINGER: Duration = Duration::from_secs(1);
+/// What a client may have sent while our last reply was on its way: more than most windows, a moment's work to discard.
+const LINGER_OCTETS_MAX: usize = 1024 * 1024;
