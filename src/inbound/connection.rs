@@ -293,8 +293,10 @@ where
         Ok(())
     }
 
-    /// Whether the client has sent something before our banner. Asked once, without waiting: a banner delay would
-    /// catch more, and is policy's to choose.
+    /// Whether octets of the client's were seen before the banner. We look once and do not wait: who speaks while the
+    /// banner is on its way is not noticed, and one who spoke just before we looked may not be. A wait would catch more
+    /// and cost each honest client as much, one message a connection being the commonest mail; what such a peer sends is
+    /// read as commands in either case, and no message can come of it before the 354.
     async fn spoke_early(&mut self) -> bool {
         let mut octet = [0u8; 1];
         let stream = &mut self.stream;
