@@ -51,6 +51,7 @@ impl Daemon {
         let metrics = Metrics::install()?;
         let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
         let store = open_store(&config, &clock, &handover)?;
+        look_at_mode(&config.data);
         let certificate = open_certificate(&config, clock.now())?;
         let listeners = bind_all(&config).await?;
         let admin = match &config.admin {
@@ -367,6 +368,21 @@ pub async fn until_signalled() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// What this process creates from now on, others can neither read nor enter: the queue holds people's mail. Call it before
+/// anything is written.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+}
+
+/// A data directory that was there before us may be open to everybody; to change that is its owner's business.
+fn look_at_mode(data: &Path) {
+    if let Ok(metadata) = std::fs::metadata(data)
+        && metadata.mode() & 0o007 != 0
+    {
+        events::data_is_open(&data.display().to_string(), metadata.mode() & 0o7777);
+    }
 }
 
 /// Raises the limit on open files to what the system allows: a session and a delivery need one each.

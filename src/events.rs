@@ -303,6 +303,12 @@ pub fn store_ready(ready: bool) {
     }
 }
 
+/// The data directory's mode lets other users in.
+pub fn data_is_open(path: &str, mode: u32) {
+    let mode = format!("{mode:04o}");
+    warn!(event = "data-open-to-others", path, mode, "other users can enter the data directory: make it 0750");
+}
+
 /// Gauges that are read from the store.
 pub fn open_legs(route: &str, state: &'static str, legs: u64) {
     gauge!("pointsman_open_legs", "route" => route.to_owned(), "state" => state).set(legs as f64);

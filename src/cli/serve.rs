@@ -23,6 +23,7 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
             return Ok(Ended::Findings);
         }
     };
+    daemon::keep_files_private();
     let _log = log::install(config.log).context("cannot start the log")?;
     daemon::raise_descriptor_limit();
     daemon::runtime()?.block_on(async {
