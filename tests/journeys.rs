@@ -16,6 +16,7 @@ mod commands;
 mod framing;
 mod dialogs;
 mod golden;
+mod ground;
 mod limits;
 mod refusals;
 mod remote;

@@ -175,7 +175,7 @@ pub struct SqliteStore {
     /// For bodies on their way out: never behind a long question.
     body_reader: Arc<Reader>,
     questions: Reader,
-    _lives: Vec<ReaderLife>,
+    lives: Vec<ReaderLife>,
     threads: Vec<JoinHandle<()>>,
     _lock: File,
 }
@@ -365,7 +365,7 @@ fn assemble(
             let (body_reader, questions) = (Arc::new(reader()?), reader()?);
             let line = Line::Inline(Box::new(Mutex::new(writer)));
             let (lives, threads) = (Vec::new(), Vec::new());
-            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, _lives: lives, threads, _lock: lock })
+            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, lives, threads, _lock: lock })
         }
         Mode::Threaded => {
             let (body_reader, body_life) = Reader::threaded(path, "queue-bodies").map_err(fault)?;
@@ -388,7 +388,7 @@ fn assemble(
                 bodies,
                 body_reader: Arc::new(body_reader),
                 questions,
-                _lives: vec![body_life, question_life],
+                lives: vec![body_life, question_life],
                 threads,
                 _lock: lock,
             })
@@ -398,6 +398,8 @@ fn assemble(
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // The readers go first, so that the last connection to close can write and SQLite removes its log.
+        self.lives.clear();
         // The writer works off what waits, then ends; the housekeeper sees that the writer's door is shut.
         self.line = Line::Closed;
         for thread in self.threads.drain(..) {
