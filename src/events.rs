@@ -353,9 +353,7 @@ impl fmt::Display for Quoted<'_> {
             if count == PEER_TEXT_CHARS_MAX {
                 return f.write_str("…");
             }
-            if c.is_control()
-                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            {
+            if is_hidden(c) {
                 write!(f, "\\u{{{:x}}}", u32::from(c))?;
             } else {
                 fmt::Write::write_char(f, c)?;
@@ -363,6 +361,17 @@ impl fmt::Display for Quoted<'_> {
         }
         Ok(())
     }
+}
+
+/// Controls, and what turns a line around, breaks it or cannot be seen: text with it may look like other text.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 fn millis(duration: Duration) -> f64 {
