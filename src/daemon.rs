@@ -401,7 +401,7 @@ pub fn raise_descriptor_limit() {
 /// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
 const LANE_PLACES: usize = 1_000;
 /// SIGTERM to exit in under five seconds, as service managers and operators expect.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(3);
 /// A renewal comes weeks before it is needed.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
