@@ -14,6 +14,7 @@ use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::harness::certificates::Certificates;
 use crate::harness::{program, run};
 
 /// What `deploy/pointsman.toml` names and the project cannot bring along.
@@ -114,9 +115,14 @@ fn deployed() -> TempDir {
         fs::copy(&from, &to).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
     }
+    let issued = Certificates::new("mx.solarmora.com");
     for name in SECRETS {
         let path = folder.path().join(name);
-        fs::write(&path, "a stand-in\n").unwrap();
+        match name {
+            "fullchain.pem" => drop(fs::copy(issued.certificate(), &path).unwrap()),
+            "key.pem" => drop(fs::copy(issued.key(), &path).unwrap()),
+            _ => fs::write(&path, "a stand-in\n").unwrap(),
+        }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     folder

@@ -17,5 +17,6 @@ mod crash;
 mod day;
 mod memory;
 mod tls;
+mod auth;
 mod faults;
 mod telling;
