@@ -169,7 +169,7 @@ impl Resolver<'_> {
             |why: String| Diagnostic::error(format!("`{}` is not an address", text.value)).at(&text.place).label(why);
         match Mailbox::parse(&text.value) {
             Ok(address) if address.domain().is_literal() => {
-                let literal = wrong("mail goes to a domain, not to an address literal".to_owned());
+                let literal = wrong(NO_LITERAL.to_owned());
                 self.report.add(literal.help("give the target a route with `hosts`"));
                 None
             }
@@ -191,15 +191,15 @@ impl Resolver<'_> {
         };
         self.digest_part(&text);
         self.target_files.push((name.to_owned(), place.clone()));
-        match Mailbox::parse(text.trim()) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                // The content is a secret: it is not shown.
-                let wrong = Diagnostic::error(format!("`{name}` does not hold one address")).at(place);
-                self.report.add(wrong.label(error.to_string()));
-                None
-            }
-        }
+        let address = match Mailbox::parse(text.trim()) {
+            Ok(address) if address.domain().is_literal() => Err(NO_LITERAL.to_owned()),
+            Ok(address) => Ok(address),
+            Err(error) => Err(error.to_string()),
+        };
+        // The content is a secret: it is not shown.
+        let wrong =
+            |why: String| Diagnostic::error(format!("`{name}` does not hold one address")).at(place).label(why);
+        address.map_err(|why| self.report.add(wrong(why))).ok()
     }
 
     fn digest_part(&mut self, text: &str) {
@@ -388,6 +388,9 @@ impl Resolver<'_> {
         }
     }
 }
+
+/// A target's host is its route's business, where it can be seen and changed.
+const NO_LITERAL: &str = "mail goes to a domain, not to an address literal";
 
 fn alias_name(entry: &AliasEntry) -> Placed<String> {
     Placed { value: entry.address.value.key(), place: entry.address.place.clone() }

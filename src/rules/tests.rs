@@ -20,6 +20,7 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
     let read = |_: &str, name: &str| match name {
         "salesforce.address" => Ok("case@salesforce.example\n".to_owned()),
         "empty" => Ok(String::new()),
+        "literal" => Ok("case@[192.0.2.1]\n".to_owned()),
         _ => Err("no such file".to_owned()),
     };
     let sources: Vec<Arc<Source>> =
@@ -483,6 +484,7 @@ fn what_is_missing_is_an_error_with_its_place() {
         ("[[rule]]\nname = 'n'\non-spam = 'tag'\n", "error: `n` ends the search and does not say where the mail goes"),
         ("[target.x]\naddress = 'file:none'\n", "error: cannot read `none`: no such file"),
         ("[target.x]\naddress = 'file:empty'\n", "error: `empty` does not hold one address"),
+        ("[target.x]\naddress = 'file:literal'\n", "error: `literal` does not hold one address"),
         ("[target.'a@b']\naddress = 'a@c.example'\n", "error: a target cannot be called `a@b`"),
         ("[target.x]\naddress = 'a@[192.0.2.1]'\n", "error: `a@[192.0.2.1]` is not an address"),
         ("[domain.'z.example']\nmailboxes = 'default'\n", "error: the route `default` of the mailboxes has no `hosts`"),
