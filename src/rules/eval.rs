@@ -311,11 +311,10 @@ impl RuleSet {
         on_spam: OnSpam,
         bounces: Option<Bounces>,
     ) -> LegPlan {
-        let mailboxes = self.domain(target.address.domain()).and_then(|domain| domain.mailboxes.as_deref());
         LegPlan {
             target: target.address.clone(),
             target_name: target.name.clone(),
-            route: route.or(mailboxes).unwrap_or("default").to_owned(),
+            route: self.route_of(target, route).to_owned(),
             kind,
             on_spam,
             bounces: target.bounces.or(bounces).unwrap_or(Bounces::Sender),

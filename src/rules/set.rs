@@ -12,6 +12,7 @@ use crate::diagnostic::Place;
 use crate::network::Network;
 use crate::reply::Refusal;
 
+use super::eval::untagged;
 use super::pattern::Pattern;
 use super::syntax::TestEntry;
 use super::{Bounces, OnSpam};
@@ -264,6 +265,30 @@ impl RuleSet {
     /// The files that hold targets' addresses, as named, and the place that names each.
     pub fn target_files(&self) -> impl Iterator<Item = (&str, &Place)> {
         self.target_files.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    /// Whether the rules would decide about mail to this address again: it is an alias of ours, or a rule replaces it.
+    /// Such an address is nobody's final target.
+    #[must_use]
+    pub fn is_alias(&self, address: &Mailbox) -> bool {
+        let key = address.key();
+        let tagless = untagged(&key);
+        let strips = self.domain(address.domain()).is_some_and(|domain| domain.plus_strip);
+        let alias_strips = |key: &String| self.aliases.get(key).is_some_and(|alias| strips || alias.plus_strip);
+        // An address that a rule replaces exists in that rule only, like an alias.
+        let replaced = |key: &String| {
+            let rules = self.index.by_address.get(key).into_iter().flatten();
+            rules.map(|at| &self.rules[*at]).any(|rule| rule.then.to.is_some())
+        };
+        self.aliases.contains_key(&key)
+            || replaced(&key)
+            || tagless.is_some_and(|key| alias_strips(&key) || (strips && replaced(&key)))
+    }
+
+    /// The route of a leg to `target`; `route` is what the target, or for `to` the rule, says.
+    pub(super) fn route_of<'r>(&'r self, target: &Target, route: Option<&'r str>) -> &'r str {
+        let mailboxes = || self.domain(target.address.domain())?.mailboxes.as_deref();
+        route.or_else(mailboxes).unwrap_or("default")
     }
 
     pub(super) fn domain(&self, name: &Domain) -> Option<&OurDomain> {

@@ -476,6 +476,31 @@ fn explain_and_decide_cannot_disagree() {
 }
 
 #[test]
+fn what_the_rules_would_decide_again_is_an_alias() {
+    let set = rules(
+        "[domain.'s.example']\nrole = 'plain'\nplus = 'strip'\n\
+         [[rule]]\nwhen = { recipient = ['r@d.example', 'r@s.example'], spf = 'pass' }\nto = 'crm'\n\
+         [[rule]]\nwhen = { recipient = 'held@d.example' }\nhold = 'x'\n\
+         [alias.'d.example']\na = { to = 'crm' }\np = { to = 'crm', plus = 'strip' }\n\
+         [alias.'s.example']\na = { hold = 'x' }\n",
+    );
+    for (address, alias) in [
+        ("A@d.example", true),
+        ("a+tag@d.example", false),
+        ("p+tag@d.example", true),
+        ("a+tag@s.example", true),
+        ("r@d.example", true),
+        ("r+tag@d.example", false),
+        ("r+tag@s.example", true),
+        ("held@d.example", false),
+        ("case@crm.example", false),
+        ("postmaster@d.example", false),
+    ] {
+        assert_eq!(set.is_alias(&Mailbox::parse(address).unwrap()), alias, "{address}");
+    }
+}
+
+#[test]
 fn what_is_missing_is_an_error_with_its_place() {
     for (text, expected) in [
         ("[alias.'d.example']\na = { to = 'crn' }\n", "error: there is no target `crn`"),
