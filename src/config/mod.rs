@@ -13,6 +13,7 @@ use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
+use crate::relay::route::MX_IS_BUILT;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 use crate::srs::Srs;
@@ -137,7 +138,8 @@ pub fn resolve(
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
-    let parsed = rules::parse(&sources, &Surroundings { routes: &has_hosts, read }, report);
+    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, read };
+    let parsed = rules::parse(&sources, &surroundings, report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {
         return None;

@@ -20,6 +20,8 @@ use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, Rule
 pub struct Surroundings<'a> {
     /// The names of the routes, and whether each has `hosts`.
     pub routes: &'a BTreeMap<String, bool>,
+    /// A route without `hosts` looks up the MX of the target's domain; else its legs are held.
+    pub looks_up_mx: bool,
     /// The text of the file that a target names: given the rules file's path and the name as written. Errors are shown.
     pub read: &'a dyn Fn(&str, &str) -> Result<String, String>,
 }
@@ -73,6 +75,9 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
     let mut inert = file.inert;
     if rules.auth_words.iter().any(|words| !words.is_empty()) {
         inert.push("conditions on spf, dkim, dmarc and arc (no check runs yet: they hold in tests only)".to_owned());
+    }
+    if !surroundings.looks_up_mx {
+        inert.extend(lint::held_without_hosts(&rules, surroundings.routes));
     }
     inert.sort_unstable();
     inert.dedup();
@@ -196,8 +201,7 @@ impl Resolver<'_> {
             Err(error) => Err(error.to_string()),
         };
         // The content is a secret: it is not shown.
-        let wrong =
-            |why: String| Diagnostic::error(format!("`{name}` does not hold one address")).at(place).label(why);
+        let wrong = |why: String| Diagnostic::error(format!("`{name}` does not hold one address")).at(place).label(why);
         address.map_err(|why| self.report.add(wrong(why))).ok()
     }
 

@@ -26,7 +26,7 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
     let sources: Vec<Arc<Source>> =
         texts.iter().enumerate().map(|(n, text)| Source::new(format!("rules/{n}.toml"), *text)).collect();
     let mut report = Report::default();
-    let parsed = parse(&sources, &Surroundings { routes: &routes, read: &read }, &mut report);
+    let parsed = parse(&sources, &Surroundings { routes: &routes, looks_up_mx: true, read: &read }, &mut report);
     (parsed.map(|parsed| parsed.rules), report)
 }
 
@@ -498,6 +498,35 @@ fn what_the_rules_would_decide_again_is_an_alias() {
     ] {
         assert_eq!(set.is_alias(&Mailbox::parse(address).unwrap()), alias, "{address}");
     }
+}
+
+#[test]
+fn what_waits_for_the_look_up_of_an_mx_is_named() {
+    let inert = |text: &str, looks_up_mx| {
+        let routes = BTreeMap::from([("default", false), ("crm", true), ("mx", false)].map(|(n, h)| (n.to_owned(), h)));
+        let read = |_: &str, _: &str| Ok("secret@crm.example".to_owned());
+        let surroundings = Surroundings { routes: &routes, looks_up_mx, read: &read };
+        let mut report = Report::default();
+        let text = format!("[domain.'d.example']\nrole = 'admin@x.example'\n{text}");
+        let parsed = parse(&[Source::new("r.toml", text)], &surroundings, &mut report);
+        parsed.unwrap_or_else(|| panic!("{}", report.render(false))).inert
+    };
+    let text = "[target]\nhidden = { address = 'file:f', route = 'mx' }\ncrm = { address = 'c@x.example', route = 'crm' }\n\
+        [[rule]]\nname = 'on'\nwhen = { sender = '<>' }\nroute = 'mx'\n\
+        [alias.'d.example']\na = { to = 'crm', also = 'hidden' }\nb = { to = 'b@y.example', route = 'crm' }\n\
+        c = { to = 'c@y.example' }\n";
+    assert_eq!(
+        inert(text, false),
+        [
+            "MX look-up: mail by route `default`, which has no `hosts`, is held (admin@x.example, c@y.example)",
+            "MX look-up: mail by route `mx`, which has no `hosts`, is held (hidden, on)",
+        ]
+    );
+    assert_eq!(inert(text, true), [""; 0]);
+    let aliases = |n: usize| (1..n).map(|n| format!("a{n} = {{ to = 'a{n}@y.example' }}\n")).collect::<String>();
+    let held = |n| inert(&format!("[alias.'d.example']\n{}", aliases(n)), false).pop().unwrap();
+    assert!(held(5).ends_with("a4@y.example, admin@x.example)"), "{}", held(5));
+    assert!(held(6).ends_with("a5@y.example, 1 more)"), "{}", held(6));
 }
 
 #[test]
