@@ -1,4 +1,4 @@
-//! What is allowed in rules and probably not meant: warnings.
+//! What is allowed in rules and probably not meant: warnings; and what is often meant, but worth a thought: advice.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -122,9 +122,12 @@ fn same_target(file: &RuleFile, report: &mut Report) {
         *count += 1;
         // Once for a target: an administrator of a hundred such aliases means it.
         if *count == 2 {
-            let twice = Diagnostic::warning(format!("several aliases go to `{}`", to.value)).at(&to.place);
+            // Advice: two addresses for one CRM are common and often meant.
+            let twice = Diagnostic::advice(format!("several aliases go to `{}`", to.value)).at(&to.place);
             let twice = twice.context(first, "the first of them");
-            report.add(twice.help("a mail to both makes two there; `dedupe` on the route lets one through"));
+            report.add(
+                twice.help("a mail to both makes two cases there: `dedupe` tells mail to different aliases apart"),
+            );
         }
     }
 }

@@ -34,6 +34,21 @@ fn exit_codes_tell_done_findings_usage_and_not_running() {
 }
 
 #[test]
+fn two_aliases_of_one_crm_are_warned_of_and_pass_the_check() {
+    let crm = Crm::start();
+    let site = Setup::new(crm.address()).site();
+    site.write_rules(&format!("{RULES}\nventas = {{ to = \"ventes\" }}\n"));
+    let said = site.cli(&["check"]).exits(0).says(&["warning: several aliases go to `ventes`", "ok, with 1 warning"]);
+    assert!(!said.out.contains("lets one through"), "the duplicate window tells aliases apart: {}", said.out);
+    let sum = site.rows(&["check"]).pop().expect("a summary");
+    assert_eq!((&sum["warnings"], &sum["findings"]), (&1.into(), &0.into()));
+    site.cli(&["check", "--strict"]).exits(1);
+    // Any other warning is a finding.
+    site.write_rules(&RULES.replace("role = \"admin@mon-crm.com\"", ""));
+    site.cli(&["check"]).exits(1).says(&["warning: nobody reads postmaster@solarmora.com"]);
+}
+
+#[test]
 fn the_queue_can_be_read_without_a_daemon() {
     let (daemon, crm) = Daemon::with_crm();
     crm.answer(Stage::Rcpt, "450 4.2.1 later");
