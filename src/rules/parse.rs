@@ -37,13 +37,16 @@ pub struct Parsed {
 /// Reads and resolves the files, which come in name order. `None` where `report` gained an error.
 pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &mut Report) -> Option<Parsed> {
     let before = report.errors();
-    let files: Vec<RuleFile> = sources.iter().map(|source| syntax::read(source, report)).collect();
-    if report.errors() > before {
-        // With entries missing, what refers to them would be reported as wrong although it is not.
-        return None;
-    }
     let mut file = RuleFile::default();
-    for next in files {
+    let mut whole = true;
+    for source in sources {
+        let errors = report.errors();
+        let next = syntax::read(source, report);
+        if report.errors() > errors {
+            // Half of a file would be reported as wrong in ways that it is not; the other files are looked at.
+            whole = false;
+            continue;
+        }
         file.domains.extend(next.domains);
         file.targets.extend(next.targets);
         file.rules.extend(next.rules);
@@ -60,6 +63,7 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         target_files: Vec::new(),
         lists: HashMap::new(),
         domains: file.domains.iter().map(|domain| domain.name.value.clone()).collect(),
+        whole,
         digest: digest::Context::new(&digest::SHA256),
     };
     let mut rules = resolver.resolve(&file);
@@ -67,7 +71,9 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         resolver.digest_part(&source.text);
     }
     rules.hash = resolver.digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    lint::lint(&file, &rules, surroundings.routes, report);
+    if whole {
+        lint::lint(&file, &rules, surroundings.routes, report);
+    }
     if report.errors() > before {
         return None;
     }
@@ -93,6 +99,8 @@ struct Resolver<'a> {
     target_files: Vec<(String, Place)>,
     lists: HashMap<String, Arc<List>>,
     domains: HashSet<Domain>,
+    /// All files could be read. Else what is not found may well be declared in one that could not.
+    whole: bool,
     digest: digest::Context,
 }
 
@@ -220,6 +228,10 @@ impl Resolver<'_> {
     }
 
     fn unknown(&mut self, kind: &str, name: &Placed<String>, known: &[&str]) {
+        // Routes are declared elsewhere.
+        if !self.whole && kind != "route" {
+            return;
+        }
         let mut unknown = Diagnostic::error(format!("there is no {kind} `{}`", name.value)).at(&name.place);
         if let Some(near) = nearest(&name.value, known) {
             unknown = unknown.label(format!("did you mean `{near}`?"));
@@ -360,7 +372,7 @@ impl Resolver<'_> {
 
     /// Mail for a domain that nobody declared would be relayed for strangers.
     fn ours(&mut self, domain: &Domain, place: &Place) {
-        if !self.domains.contains(domain) {
+        if self.whole && !self.domains.contains(domain) {
             let foreign = Diagnostic::error(format!("`{domain}` is not a domain of ours")).at(place);
             self.report.add(foreign.help(format!("our domains are those declared: add `[domain.\"{domain}\"]`")));
         }

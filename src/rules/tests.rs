@@ -552,6 +552,26 @@ fn what_is_missing_is_an_error_with_its_place() {
 }
 
 #[test]
+fn a_syntax_error_hides_what_is_wrong_in_its_own_file_only() {
+    let broken = "[target]\nelsewhere = 'x@x.example'\n[list]\nl = 7\n[alias.'d.example']\nz = { to = 'nowhere' }\n";
+    let other = "[domain.'d.example']\nrole = 'admin@x.example'\n[alias.'d.example']\na = { to = 'elsewhere' }\n\
+                 a2 = { to = 'a@d.example' }\nb = { to = 'b@x.example', route = 'nowhere' }\n\
+                 [[rule]]\nname = 'n'\nwhen = { sender-in = 'l', recipient-domain = 'z.example' }\non-spam = 'tag'\n";
+    let (set, report) = try_files(&[broken, other]);
+    assert!(set.is_none());
+    let messages: Vec<&str> = report.diagnostics().iter().map(|d| d.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "`list.l` must be an array, not an integer",
+            "`n` ends the search and does not say where the mail goes",
+            "there is no route `nowhere`",
+            "the target `a@d.example` is an alias of ours",
+        ]
+    );
+}
+
+#[test]
 fn what_is_probably_not_meant_is_a_warning() {
     for (text, expected) in [
         (
