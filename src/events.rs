@@ -268,7 +268,8 @@ pub fn clock_jumped(by: Duration) {
 }
 
 /// `c***@domain`: enough to recognise, too little to write to.
-fn masked(address: &str) -> String {
+#[must_use]
+pub fn masked(address: &str) -> String {
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
     let first = local.chars().next().map(String::from).unwrap_or_default();
     format!("{first}***@{domain}")
@@ -329,9 +330,16 @@ pub fn stopped() {
     info!(event = "stopped");
 }
 
-/// An operator changed legs over the control socket.
-pub fn operated(by: &str, action: &str, legs: usize) {
-    info!(event = "operator", by, action, legs);
+/// What the configuration asks for and is not built yet: whoever reads the log later must not think that it is done.
+pub fn without_function(what: &[String]) {
+    if !what.is_empty() {
+        warn!(event = "without-function", what = what.join("; "), "the configuration asks for what is not built yet");
+    }
+}
+
+/// An operator changed legs over the control socket; `chosen` says how they were, as the command line would.
+pub fn operated(by: &str, action: &str, chosen: &str, legs: usize) {
+    info!(event = "operator", by, action, chosen = %quoted(chosen), legs);
 }
 
 // Text that others chose

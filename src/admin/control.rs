@@ -213,7 +213,7 @@ impl Control {
             }
             Request::Operate { select, scope, action, dry_run } => {
                 let filter = select.filter(now, scope.states())?;
-                self.operate(filter, action, dry_run, by, now).await
+                self.operate(filter, &select.typed(), action, dry_run, by, now).await
             }
             Request::Status => Ok(vec![Line::Status(self.status(now).await?)]),
         }
@@ -222,6 +222,7 @@ impl Control {
     async fn operate(
         &self,
         filter: Filter,
+        chosen: &str,
         action: Action,
         dry_run: bool,
         by: &str,
@@ -234,7 +235,7 @@ impl Control {
         };
         let done = operated.iter().filter(|operated| operated.result == OperateResult::Done).count();
         if !dry_run {
-            events::operated(by, word, done);
+            events::operated(by, word, chosen, done);
             for Operated { leg, .. } in operated.iter().filter(|operated| operated.result == OperateResult::Done) {
                 events::leg_entered(&leg.route, leg.state.as_str(), leg.reason.as_str());
             }
