@@ -17,8 +17,12 @@ use tokio::task::JoinHandle;
 use crate::address::Mailbox;
 use crate::admin::control::{self, Control};
 use crate::admin::http::{self, Health, Metrics};
+use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::dns::Dns;
+use crate::dns::cache::Cache;
+use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::inbound::{Inbound, Parts, Ruling};
@@ -67,6 +71,7 @@ impl Daemon {
             ids: Arc::clone(&ids),
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
+            checker: checker(&config)?,
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
         let outbound = start_outbound(&config, &clock, &store, chance, ids, handover)?;
@@ -195,6 +200,8 @@ fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruli
         balancers: config.listeners.iter().map(|listener| (listener.name.clone(), listener.proxy.clone())).collect(),
         tls,
         srs: config.srs.clone(),
+        auth: config.auth.clone(),
+        upstream: config.upstream.clone(),
     })
 }
 
@@ -273,6 +280,16 @@ fn stamps(files: &tls::Files) -> [Option<(u64, i64, i64)>; 2] {
         let data = std::fs::metadata(path).ok()?;
         Some((data.ino(), data.mtime(), data.mtime_nsec()))
     })
+}
+
+/// What checks who sent a message, where that is wanted.
+fn checker(config: &Config) -> anyhow::Result<Option<Arc<Checker>>> {
+    if config.auth.is_none() {
+        return Ok(None);
+    }
+    let resolver = Resolver::new(&config.dns_servers).context("cannot set up the DNS resolver")?;
+    let dns: Arc<dyn Dns> = Arc::new(Cache::new(resolver));
+    Ok(Some(Arc::new(Checker::new(dns)?)))
 }
 
 async fn bind_all(config: &Config) -> anyhow::Result<Vec<(String, ListenerTls, TcpListener)>> {

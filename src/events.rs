@@ -152,6 +152,16 @@ pub fn rule_hit(rule: &str, now: Timestamp) {
     gauge!("pointsman_rule_last_hit_timestamp_seconds", "rule" => rule.to_owned()).set(now.0 as f64 / 1000.0);
 }
 
+/// A check ended with this word of RFC 8601.
+pub fn checked(check: &'static str, result: &'static str) {
+    counter!("pointsman_auth_total", "check" => check, "result" => result).increment(1);
+}
+
+/// A leg was accepted whose DMARC will fail at the next hop.
+pub fn dmarc_at_risk(route: &str) {
+    counter!("pointsman_dmarc_at_risk_total", "route" => route.to_owned()).increment(1);
+}
+
 // Legs
 
 /// A leg entered a state.

@@ -119,12 +119,15 @@ impl World {
             ids: ids.clone(),
             store: store.clone(),
             handover: handover.clone(),
+            checker: None,
         };
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
         let rules = Arc::new(rule_set());
         let ruling = Ruling {
             srs: None,
+            auth: None,
+            upstream: Vec::new(),
             session: Arc::new(session),
             rules,
             routes: routes.clone(),

@@ -113,6 +113,9 @@ pub(super) fn journey(message: &MessageView) -> String {
     let _ = writeln!(out, "  {}  accepted from {sender} by {peer}", message.received);
     let _ = writeln!(out, "{:28}{} as {:?}, listener {}", "", message.protocol, message.helo, message.listener);
     let _ = writeln!(out, "{:28}decided by rule set {:.12}", "", message.rules_hash);
+    if let Some(checks) = checks(message) {
+        let _ = writeln!(out, "{:28}checked: {checks}", "");
+    }
     if let Some(cause) = &message.cause {
         let _ = writeln!(out, "{:28}caused by leg {cause}", "");
     }
@@ -120,6 +123,17 @@ pub(super) fn journey(message: &MessageView) -> String {
         tell_leg(&mut out, message, leg);
     }
     out
+}
+
+/// What was found out about the sender, from the recorded facts; none where nothing was checked.
+fn checks(message: &MessageView) -> Option<String> {
+    let facts: serde_json::Value = serde_json::from_str(message.facts.as_ref()?.get()).ok()?;
+    let results = facts.get("auth")?.as_object()?;
+    let told: Vec<String> = ["spf", "dkim", "dmarc", "arc", "ptr"]
+        .iter()
+        .filter_map(|check| Some(format!("{check}={}", results.get(*check)?.as_str()?)))
+        .collect();
+    (!told.is_empty()).then(|| told.join(" "))
 }
 
 fn tell_leg(out: &mut String, message: &MessageView, leg: &LegView) {

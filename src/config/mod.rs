@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth;
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
@@ -40,6 +41,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
+    /// Absent: nobody is checked.
+    pub auth: Option<auth::disposition::Settings>,
+    /// Whom to ask; empty: the system's resolvers.
+    pub dns_servers: Vec<SocketAddr>,
     /// There where a listener wants TLS.
     pub tls: Option<tls::Files>,
     pub limits: Limits,
@@ -160,6 +165,8 @@ pub fn resolve(
         hostname: hostname.value.to_string(),
         listeners,
         upstream: raw.upstream,
+        auth: raw.auth,
+        dns_servers: raw.dns_servers,
         tls,
         limits: Limits {
             message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),
