@@ -209,8 +209,12 @@ fn rule_set() -> RuleSet {
         dead = { to = "dead" }
     "#;
     let routes = ["well", "busy", "dead", "default"].map(|name| (name.to_owned(), true)).into();
-    let surroundings =
-        Surroundings { routes: &routes, looks_up_mx: true, read: &|_, _| Err("there are no files".to_owned()) };
+    let surroundings = Surroundings {
+        routes: &routes,
+        looks_up_mx: true,
+        checks: [true; 4],
+        read: &|_, _| Err("there are no files".to_owned()),
+    };
     let mut report = Report::default();
     let parsed = rules::parse(&[Source::new("rules.toml", text)], &surroundings, &mut report);
     parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules

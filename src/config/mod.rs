@@ -143,7 +143,9 @@ pub fn resolve(
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
-    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, read };
+    let checks = raw.auth.as_ref().map(|auth| &auth.checks);
+    let checks = checks.map_or([false; 4], |checks| [checks.spf, checks.dkim, checks.dmarc, checks.arc]);
+    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, read };
     let parsed = rules::parse(&sources, &surroundings, report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {

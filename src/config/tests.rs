@@ -133,7 +133,7 @@ proptest::proptest! {
             let source = Source::new("rules.toml", damaged.as_str());
             let routes = BTreeMap::from([("default".to_owned(), false), ("crm".to_owned(), true)]);
             let read = |_: &str, _: &str| Ok("a@b.example".to_owned());
-            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, read: &read }, &mut report);
+            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, checks: [true; 4], read: &read }, &mut report);
             report.diagnostics().iter().for_each(|d| drop((d.render(true), d.json())));
             if let Some(parsed) = parsed {
                 drop(parsed.rules.run_tests());
@@ -166,6 +166,24 @@ fn the_words_of_profiles_and_acceptance_are_taken_and_named() {
     for (key, word) in [("profile", "crm"), ("accept", "queue")] {
         assert_eq!(errors(&format!("[route.a]\n{key} = '{word}'\n")), [format!("`route.a.{key}` cannot be `{word}`")]);
     }
+}
+
+#[test]
+fn conditions_on_checks_that_do_not_run_are_named() {
+    let inert = |main: &str| {
+        let mut report = Report::default();
+        let text = format!("hostname = 'mx.d.example'\n{main}");
+        let raw = raw::read(&Source::new("p.toml", text), &mut report).unwrap();
+        let rules = "[[rule]]\nname = 'r'\nwhen = { spf = 'pass', dmarc = 'pass' }\nreject = 'no'\n";
+        let sources = vec![RuleSource { path: "r.toml".into(), source: Source::new("r.toml", rules) }];
+        let config = resolve(Path::new("p.toml"), raw, sources, &|_, _| Err("none".to_owned()), &mut report);
+        config.unwrap_or_else(|| panic!("{}", report.render(false))).inert
+    };
+    let named = |check| format!("conditions on {check} (`[auth]` does not check it: they hold in tests only)");
+    assert_eq!(inert(""), [named("dmarc"), named("spf")]);
+    assert_eq!(inert("[auth]\nspf = 'off'\n"), [named("spf")]);
+    assert_eq!(inert("[auth]\ndmarc = 'off'\n"), [named("dmarc")]);
+    assert_eq!(inert("[auth]\n"), [""; 0]);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct Surroundings<'a> {
     pub routes: &'a BTreeMap<String, bool>,
     /// A route without `hosts` looks up the MX of the target's domain; else its legs are held.
     pub looks_up_mx: bool,
+    /// Which checks run on mail that comes in, by [`Check`].
+    pub checks: [bool; 4],
     /// The text of the file that a target names: given the rules file's path and the name as written. Errors are shown.
     pub read: &'a dyn Fn(&str, &str) -> Result<String, String>,
 }
@@ -79,8 +81,11 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
     }
     rules.tests = file.tests;
     let mut inert = file.inert;
-    if rules.auth_words.iter().any(|words| !words.is_empty()) {
-        inert.push("conditions on spf, dkim, dmarc and arc (no check runs yet: they hold in tests only)".to_owned());
+    for (at, check) in Check::ALL.into_iter().enumerate() {
+        if !rules.auth_words[at].is_empty() && !surroundings.checks[at] {
+            let check = check.as_str();
+            inert.push(format!("conditions on {check} (`[auth]` does not check it: they hold in tests only)"));
+        }
     }
     if !surroundings.looks_up_mx {
         inert.extend(lint::held_without_hosts(&rules, surroundings.routes));

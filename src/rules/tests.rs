@@ -26,7 +26,11 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
     let sources: Vec<Arc<Source>> =
         texts.iter().enumerate().map(|(n, text)| Source::new(format!("rules/{n}.toml"), *text)).collect();
     let mut report = Report::default();
-    let parsed = parse(&sources, &Surroundings { routes: &routes, looks_up_mx: true, read: &read }, &mut report);
+    let parsed = parse(
+        &sources,
+        &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read },
+        &mut report,
+    );
     (parsed.map(|parsed| parsed.rules), report)
 }
 
@@ -505,7 +509,7 @@ fn what_waits_for_the_look_up_of_an_mx_is_named() {
     let inert = |text: &str, looks_up_mx| {
         let routes = BTreeMap::from([("default", false), ("crm", true), ("mx", false)].map(|(n, h)| (n.to_owned(), h)));
         let read = |_: &str, _: &str| Ok("secret@crm.example".to_owned());
-        let surroundings = Surroundings { routes: &routes, looks_up_mx, read: &read };
+        let surroundings = Surroundings { routes: &routes, looks_up_mx, checks: [true; 4], read: &read };
         let mut report = Report::default();
         let text = format!("[domain.'d.example']\nrole = 'admin@x.example'\n{text}");
         let parsed = parse(&[Source::new("r.toml", text)], &surroundings, &mut report);
