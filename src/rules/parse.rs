@@ -87,6 +87,11 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
             inert.push(format!("conditions on {check} (`[auth]` does not check it: they hold in tests only)"));
         }
     }
+    let bodies = file.rules.iter().map(|rule| &rule.body).chain(file.aliases.iter().map(|alias| &alias.body));
+    let mut bands = bodies.map(|body| body.on_spam).chain(file.targets.iter().map(|target| target.on_spam));
+    if bands.any(|on_spam| on_spam.is_some()) {
+        inert.push("on-spam (there is no spam score yet)".to_owned());
+    }
     if !surroundings.looks_up_mx {
         inert.extend(lint::held_without_hosts(&rules, surroundings.routes));
     }

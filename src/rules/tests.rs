@@ -527,6 +527,7 @@ fn what_waits_for_the_look_up_of_an_mx_is_named() {
         ]
     );
     assert_eq!(inert(text, true), [""; 0]);
+    assert_eq!(inert("[target]\nt = { address = 't@x.example', on-spam = 'tag' }\n", true).len(), 1);
     let aliases = |n: usize| (1..n).map(|n| format!("a{n} = {{ to = 'a{n}@y.example' }}\n")).collect::<String>();
     let held = |n| inert(&format!("[alias.'d.example']\n{}", aliases(n)), false).pop().unwrap();
     assert!(held(5).ends_with("a4@y.example, admin@x.example)"), "{}", held(5));
