@@ -149,7 +149,6 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, handover: &Arc<Handover>)
         quarantine: config.retention.quarantine,
     };
     let options = sqlite::Options {
-        node: config.hostname.clone(),
         retention,
         min_free: config.queue.min_free,
         mode: Mode::Threaded,

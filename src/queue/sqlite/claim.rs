@@ -11,9 +11,9 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::{BodyRows, StoredBody};
-use crate::queue::sqlite::notices;
 use crate::queue::sqlite::rows::ranges_from_json;
 use crate::queue::sqlite::writer::{Group, Work};
+use crate::queue::sqlite::{Node, notices};
 use crate::queue::{OwnedLeg, Reason, State};
 
 pub(super) struct Claim {
@@ -36,7 +36,7 @@ impl Work for Claim {
                     let mut own = group
                         .db
                         .prepare_cached("UPDATE leg SET owner = ?3, epoch = ?4 WHERE message = ?1 AND n = ?2")?;
-                    own.execute(params![leg.id.message.0, leg.id.n, group.node.id, leg.epoch as i64])?;
+                    own.execute(params![leg.id.message.0, leg.id.n, Node::ID, leg.epoch as i64])?;
                     claimed.push(leg);
                 }
                 Err(damage) => hold_damaged(group, found.id, &self.route, found.state, &damage)?,

@@ -8,10 +8,10 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::Keep;
-use crate::queue::sqlite::notices;
 use crate::queue::sqlite::rows::{json_list, ranges_to_json};
 use crate::queue::sqlite::shared::GiveBackTo;
 use crate::queue::sqlite::writer::{Group, Work};
+use crate::queue::sqlite::{Node, notices};
 use crate::queue::{DedupeKey, NewLeg, NewMessage, OwnedLeg, Queued, Reason, State};
 
 /// A message and its legs, as [`crate::queue::Store::commit`] takes them.
@@ -158,7 +158,7 @@ pub(super) fn insert_leg(
         leg.detail,
         due.map(|due| due.0),
         (!state.is_open()).then_some(at.0),
-        owned.then_some(&group.node.id),
+        owned.then_some(Node::ID),
         owned.then_some(group.node.epoch as i64),
         leg.prefix,
         ranges_to_json(&leg.cuts),

@@ -74,8 +74,6 @@ use writer::{JOBS_MAX, Job, Work, Writer, ask, open_index};
 
 /// How a store is opened.
 pub struct Options {
-    /// The name of this node, which owns the legs that it claims.
-    pub node: String,
     pub retention: Retention,
     /// Below so many free bytes new mail is answered 452, while deliveries go on.
     pub min_free: u64,
@@ -159,10 +157,15 @@ fn open_error(path: &Path, error: SchemaError) -> OpenError {
 }
 
 /// Who owns what is claimed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Node {
-    id: String,
     epoch: u64,
+}
+
+impl Node {
+    /// A queue on SQLite has one node, whoever it is: `data/` is locked. A name of the administrator's, such as the
+    /// hostname, may change between two starts, and what the old name owned would be nobody's.
+    const ID: &str = "local";
 }
 
 /// The store. Dropping it finishes what waits, then ends its threads and its lock.
@@ -201,13 +204,13 @@ impl SqliteStore {
         let db = schema::open_writer(&path, synchronous).map_err(|error| open_error(&path, error))?;
         schema::check(&db).map_err(|error| open_error(&path, error))?;
         let fault = |error: rusqlite::Error| open_error(&path, SchemaError::Sqlite(error));
-        let node = Node { epoch: begin_epoch(&db, &options.node).map_err(fault)?, id: options.node.clone() };
+        let node = Node { epoch: begin_epoch(&db).map_err(fault)? };
         let named = body_files(&db).map_err(fault)?;
         let swept = ground.sweep_bodies(&named);
         swept.map_err(|source| OpenError::Directory { path: ground.bodies(), source })?;
         let shared = Arc::new(Shared::new(&options, ground));
         shared.look_at_space();
-        let writer = Writer::new(db, path.clone(), synchronous, node.clone(), Arc::clone(&shared)).map_err(fault)?;
+        let writer = Writer::new(db, path.clone(), synchronous, node, Arc::clone(&shared)).map_err(fault)?;
         assemble(options.mode, &path, writer, node, shared, lock)
     }
 
@@ -445,15 +448,15 @@ impl Store for SqliteStore {
     }
 }
 
-/// Counts this start of the node and frees what the last one had in flight.
-fn begin_epoch(db: &Connection, node: &str) -> rusqlite::Result<u64> {
+/// Counts this start and frees what any earlier one had in its hands, whatever its owner was called.
+fn begin_epoch(db: &Connection) -> rusqlite::Result<u64> {
     let tx = db.unchecked_transaction()?;
     let epoch: i64 = tx.query_row(
         "INSERT INTO node (id, epoch) VALUES (?1, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
-        [node],
+        [Node::ID],
         |row| row.get(0),
     )?;
-    tx.execute("UPDATE leg SET owner = NULL, epoch = NULL WHERE ended IS NULL AND owner = ?1", [node])?;
+    tx.execute("UPDATE leg SET owner = NULL, epoch = NULL WHERE ended IS NULL AND owner IS NOT NULL", [])?;
     tx.commit()?;
     Ok(epoch as u64)
 }

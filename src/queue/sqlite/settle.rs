@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::clock::Timestamp;
 use crate::id::{LegId, MessageId};
+use crate::queue::sqlite::Node;
 use crate::queue::sqlite::commit::{insert, insert_leg, leave_to_store};
 use crate::queue::sqlite::rows::json_list;
 use crate::queue::sqlite::writer::{Group, Work};
@@ -34,7 +35,7 @@ fn settle(group: &mut Group<'_>, to: &Settlement) -> rusqlite::Result<Settled> {
         "SELECT state, route, attempts FROM leg
          WHERE message = ?1 AND n = ?2 AND owner = ?3 AND epoch = ?4 AND ended IS NULL",
     )?;
-    let key = params![to.leg.message.0, to.leg.n, group.node.id, to.epoch as i64];
+    let key = params![to.leg.message.0, to.leg.n, Node::ID, to.epoch as i64];
     let before = question
         .query_row(key, |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?)))
         .optional()?;
@@ -208,7 +209,7 @@ impl Work for Release {
              WHERE message = ?1 AND n = ?2 AND owner = ?3 AND epoch = ?4 AND ended IS NULL RETURNING route",
         )?;
         for leg in &self.legs {
-            let key = params![leg.message.0, leg.n, group.node.id, group.node.epoch as i64, self.due.map(|due| due.0)];
+            let key = params![leg.message.0, leg.n, Node::ID, group.node.epoch as i64, self.due.map(|due| due.0)];
             let route: Option<String> = update.query_row(key, |row| row.get(0)).optional()?;
             if let (Some(route), None) = (route, self.due) {
                 // Given back because nobody took it: somebody should.

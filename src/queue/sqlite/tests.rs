@@ -28,7 +28,6 @@ impl Clock for StandingClock {
 
 fn options(mode: Mode) -> Options {
     Options {
-        node: "test".into(),
         retention: Retention { ledger: 30 * DAY, bodies: Duration::ZERO, quarantine: 30 * DAY },
         min_free: 0,
         mode,
@@ -217,6 +216,19 @@ async fn an_old_epoch_settles_nothing() {
     assert_eq!(store.settle_one(&again[0], State::Delivered).await, Settled::Done);
     assert_eq!(store.settle_one(&again[0], State::Delivered).await, Settled::NotOurs, "it is final");
     store.assert_balance().await;
+}
+
+#[tokio::test]
+async fn a_start_frees_what_any_owner_had_whatever_it_was_called() {
+    let mut store = Fixture::new(Mode::Threaded);
+    let legs = store.commit(message(1), vec![handed_over(1), handed_over(2)]).await.unwrap().take_legs();
+    assert_eq!(legs.len(), 2);
+    store.store = None;
+    let db = Connection::open(store.dir.path().join("queue.db")).unwrap();
+    db.execute("UPDATE leg SET owner = 'mx.old.example', epoch = 7 WHERE n = 1", []).unwrap();
+    drop(db);
+    store.reopen();
+    assert_eq!(store.claim("crm", NOW, 10).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
