@@ -20,12 +20,12 @@ use crate::admin::http::{self, Health, Metrics};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::events;
-use crate::id::{Chance, Ids};
+use crate::id::{Chance, Ids, LegId};
 use crate::inbound::{Inbound, Parts, Ruling};
 use crate::outbound::{self, Outbound, Ports};
 use crate::queue::handover::Handover;
 use crate::queue::sqlite::{self, Filter, MessageRow, Mode, Observer, SqliteStore};
-use crate::queue::{State, Store};
+use crate::queue::{Reason, State, Store};
 use crate::relay::dial::{TcpDial, Timeouts};
 use crate::smtp::settings::Settings;
 use crate::tls::{self, ListenerTls};
@@ -171,6 +171,10 @@ impl Observer for StoreEvents {
 
     fn due(&self, route: &str) {
         self.handover.wake(route);
+    }
+
+    fn quarantine_over(&self, leg: LegId, route: &str) {
+        events::quarantine_over(&leg, route, State::Discarded.as_str(), Reason::Expired.as_str());
     }
 
     fn ready(&self, ready: bool) {

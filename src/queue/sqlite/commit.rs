@@ -142,8 +142,8 @@ pub(super) fn insert_leg(
     let due = leg.due.filter(|_| state.can_be_due());
     let mut insert = group.db.prepare_cached(
         "INSERT INTO leg (message, n, alias, target, target_name, route, sender, state, reason, detail, due, ended,
-             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19)",
+             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe, since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19, ?20)",
     )?;
     insert.execute(params![
         message.0,
@@ -165,6 +165,7 @@ pub(super) fn insert_leg(
         json_list(&leg.rules),
         notices::to_json(&leg.notices),
         leg.dedupe.as_ref().map(|key| &key.hash[..]),
+        at.0,
     ])?;
     group.effects.count(&leg.route, state, 1);
     if !owned && due.is_some_and(|due| due <= at) {

@@ -88,7 +88,7 @@ pub struct Retention {
     pub ledger: Duration,
     /// For bodies after their last leg ended.
     pub bodies: Duration,
-    /// After it a quarantined leg is discarded.
+    /// A leg that has been in the quarantine for longer is discarded.
     pub quarantine: Duration,
 }
 
@@ -107,6 +107,8 @@ pub trait Observer: Send + Sync + 'static {
     fn committed(&self, took: Duration, messages: usize);
     /// Ownerless legs of the route are due: [`crate::queue::handover::Handover::wake`] it.
     fn due(&self, route: &str);
+    /// Nobody released the leg within [`Retention::quarantine`]: it was discarded, reason expired.
+    fn quarantine_over(&self, leg: LegId, route: &str);
     /// Commits fail (`false`), or succeed again.
     fn ready(&self, ready: bool);
 }
@@ -117,6 +119,7 @@ pub struct Unobserved;
 impl Observer for Unobserved {
     fn committed(&self, _took: Duration, _messages: usize) {}
     fn due(&self, _route: &str) {}
+    fn quarantine_over(&self, _leg: LegId, _route: &str) {}
     fn ready(&self, _ready: bool) {}
 }
 

@@ -199,7 +199,8 @@ impl Operate {
         }
         let mut update = group.db.prepare_cached(
             "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, target = ?8, target_name = ?9,
-                 route = ?10, sender = ?11, rules = ?12, actor = ?13, dedupe = CASE WHEN ?14 THEN NULL ELSE dedupe END
+                 route = ?10, sender = ?11, rules = ?12, actor = ?13, dedupe = CASE WHEN ?14 THEN NULL ELSE dedupe END,
+                 since = CASE state WHEN ?3 THEN since ELSE ?15 END
              WHERE message = ?1 AND n = ?2",
         )?;
         update.execute(params![
@@ -217,6 +218,7 @@ impl Operate {
             crate::queue::sqlite::rows::json_list(&to.rules),
             self.by,
             target_changes,
+            self.at.0,
         ])?;
         self.record(group, leg.id, &leg, &to)?;
         group.effects.count(&leg.route, leg.state, -1);

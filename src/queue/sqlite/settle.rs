@@ -67,11 +67,13 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
     let open = to.state.is_open();
     let mut update = group.db.prepare_cached(
         "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, owner = NULL, epoch = NULL,
-             attempts = ?8, dsn = ?9 WHERE message = ?1 AND n = ?2",
+             attempts = ?8, dsn = ?9, since = CASE state WHEN ?3 THEN since ELSE ?10 END
+         WHERE message = ?1 AND n = ?2",
     )?;
     let mut update_with_attempt = group.db.prepare_cached(
         "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, owner = NULL, epoch = NULL,
-             attempts = ?8, dsn = ?9, started = ?10, took = ?11, host = ?12, stage = ?13, result = ?14, reply = ?15
+             attempts = ?8, dsn = ?9, since = CASE state WHEN ?3 THEN since ELSE ?10 END, started = ?11, took = ?12,
+             host = ?13, stage = ?14, result = ?15, reply = ?16
          WHERE message = ?1 AND n = ?2",
     )?;
     let (message, n, state, reason) = (to.leg.message.0, to.leg.n, to.state.as_str(), to.reason.as_str());
@@ -79,7 +81,7 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
     let ended = (!open).then_some(to.at.0);
     let dsn = to.dsn.map(|dsn| dsn.as_str());
     match &to.attempt {
-        None => update.execute(params![message, n, state, reason, to.detail, due, ended, attempts, dsn])?,
+        None => update.execute(params![message, n, state, reason, to.detail, due, ended, attempts, dsn, to.at.0])?,
         Some(last) => update_with_attempt.execute(params![
             message,
             n,
@@ -90,6 +92,7 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
             ended,
             attempts,
             dsn,
+            to.at.0,
             last.started.0,
             last.duration.as_millis() as i64,
             last.host,

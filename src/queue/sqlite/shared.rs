@@ -64,6 +64,9 @@ impl Shared {
         for route in &effects.due {
             self.observer.due(route);
         }
+        for (leg, route) in &effects.given_up {
+            self.observer.quarantine_over(*leg, route);
+        }
     }
 
     pub(super) fn take_back(&self, legs: Vec<LegId>) {

@@ -531,6 +531,44 @@ async fn only_final_legs_are_swept_and_old_quarantine_ends_with_a_reason() {
     assert_eq!((ended[0].reason, ended[0].detail.as_str()), (Reason::Expired, "nobody released it within 30 days"));
 }
 
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn committed(&self, _: Duration, _: usize) {}
+    fn due(&self, _: &str) {}
+    fn ready(&self, _: bool) {}
+    fn quarantine_over(&self, leg: LegId, route: &str) {
+        self.0.lock().unwrap().push(format!("{} of message {} by {route}", leg.n, leg.message.0));
+    }
+}
+
+#[tokio::test]
+async fn the_quarantine_counts_from_when_a_leg_entered_it_and_its_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = Arc::new(Heard::default());
+    let observer = Arc::clone(&heard) as Arc<dyn Observer>;
+    let store = SqliteStore::open(dir.path(), Options { observer, ..options(Mode::Inline) }).unwrap();
+    let mut legs = store.commit(message(1), vec![handed_over(1)]).await.unwrap().take_legs();
+    // Refused for good after a week of attempts: only then it comes into the quarantine.
+    let at = Timestamp(1_000).after(7 * DAY);
+    let deferred = Settlement { at: Timestamp(9_000), due: Some(at), ..settlement(&legs[0], State::Queued) };
+    assert_eq!(store.settle(vec![deferred]).await.unwrap(), [Settled::Done]);
+    let id = legs[0].id;
+    let row = || async { store.query(Filter::leg(id)).await.unwrap().remove(0) };
+    assert_eq!(row().await.since, Timestamp(1_000), "it was queued all the time");
+    legs = store.claim("crm", at, 1).await.unwrap();
+    let refused = Settlement { at, due: None, ..settlement(&legs[0], State::Quarantined) };
+    assert_eq!(store.settle(vec![refused]).await.unwrap(), [Settled::Done]);
+    store.tidy(at.after(30 * DAY)).await.unwrap();
+    assert_eq!((row().await.state, row().await.since), (State::Quarantined, at));
+    assert!(heard.0.lock().unwrap().is_empty());
+    let over = Timestamp(at.after(30 * DAY).0 + 1);
+    store.tidy(over).await.unwrap();
+    assert_eq!((row().await.state, row().await.since, row().await.ended), (State::Discarded, over, Some(over)));
+    assert_eq!(*heard.0.lock().unwrap(), ["1 of message 1 by crm"]);
+}
+
 #[tokio::test]
 async fn bodies_are_kept_for_redelivery_where_that_is_configured() {
     let dir = tempfile::tempdir().unwrap();
