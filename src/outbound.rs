@@ -24,7 +24,7 @@ use crate::events;
 use crate::id::{Chance, Ids, LegId};
 use crate::queue::handover::Handover;
 use crate::queue::schedule::{Jump, JumpWatch};
-use crate::queue::{OwnedLeg, Reason, Settlement, State, Store};
+use crate::queue::{GivenBack, OwnedLeg, Reason, Settlement, State, Store};
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
 
@@ -131,11 +131,11 @@ impl Shared {
     }
 
     /// Gives legs back to the store. Where that fails they stay ours, and the next start frees them.
-    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp) {
+    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp, how: GivenBack) {
         if legs.is_empty() {
             return;
         }
-        if let Err(error) = self.ports.store.release(legs, due).await {
+        if let Err(error) = self.ports.store.release(legs, due, how).await {
             events::outbound_store_failed(route, "release", &error);
         }
     }
@@ -197,7 +197,7 @@ impl Feeder {
         }
         // What made a worker panic may do so again: not at once.
         let due = self.shared.now().after(ORPHAN_WAIT);
-        self.shared.release(&self.lane.route.name, orphans, due).await;
+        self.shared.release(&self.lane.route.name, orphans, due, GivenBack::CutOff { by: "a fault of ours" }).await;
         self.lane.look_by(due);
     }
 
@@ -244,15 +244,16 @@ impl Feeder {
                 waiting.push(leg.id);
             }
         }
-        self.shared.release(&route, waiting, self.shared.now()).await;
+        self.shared.release(&route, waiting, self.shared.now(), GivenBack::Unattempted).await;
         while let Ok(Some(ended)) = timeout_at(deadline, self.workers.join_next()).await {
             self.note_end(ended);
         }
         self.workers.shutdown().await;
         // A worker may have put a leg back at the last moment.
-        let mut left: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
-        left.extend(self.lane.take_orphans());
-        self.shared.release(&route, left, self.shared.now()).await;
+        let left: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
+        self.shared.release(&route, left, self.shared.now(), GivenBack::Unattempted).await;
+        let cut_off = self.lane.take_orphans();
+        self.shared.release(&route, cut_off, self.shared.now(), GivenBack::CutOff { by: "a restart" }).await;
     }
 }
 

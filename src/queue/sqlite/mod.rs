@@ -35,7 +35,7 @@ use crate::id::{LegId, MessageId};
 use crate::queue::body::{self, Bodies, BodyRows, BodyWriter, StoredBody};
 use crate::queue::budget::Budget;
 use crate::queue::{
-    Answer, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
+    Answer, GivenBack, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
 };
 
 mod schema;
@@ -207,7 +207,7 @@ impl SqliteStore {
         let db = schema::open_writer(&path, synchronous).map_err(|error| open_error(&path, error))?;
         schema::check(&db).map_err(|error| open_error(&path, error))?;
         let fault = |error: rusqlite::Error| open_error(&path, SchemaError::Sqlite(error));
-        let node = Node { epoch: begin_epoch(&db).map_err(fault)? };
+        let node = Node { epoch: begin_epoch(&db, options.clock.now()).map_err(fault)? };
         let named = body_files(&db).map_err(fault)?;
         let swept = ground.sweep_bodies(&named);
         swept.map_err(|source| OpenError::Directory { path: ground.bodies(), source })?;
@@ -438,8 +438,8 @@ impl Store for SqliteStore {
         self.ask(Claim { route: route.to_owned(), now, limit, rows, bodies })
     }
 
-    fn release(&self, legs: Vec<LegId>, due: Timestamp) -> Answer<'_, ()> {
-        self.ask(Release { legs, due: Some(due) })
+    fn release(&self, legs: Vec<LegId>, due: Timestamp, how: GivenBack) -> Answer<'_, ()> {
+        self.ask(Release { legs, due: Some(due), how })
     }
 
     fn next_due(&self) -> Answer<'_, Vec<(String, Timestamp)>> {
@@ -451,15 +451,25 @@ impl Store for SqliteStore {
     }
 }
 
-/// Counts this start and frees what any earlier one had in its hands, whatever its owner was called.
-fn begin_epoch(db: &Connection) -> rusqlite::Result<u64> {
+/// Counts this start and frees what any earlier one had in its hands, whatever its owner was called. Which
+/// of these legs a worker was sending nobody wrote down, to spare each attempt a write: all are noted as cut off.
+fn begin_epoch(db: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
     let tx = db.unchecked_transaction()?;
     let epoch: i64 = tx.query_row(
         "INSERT INTO node (id, epoch) VALUES (?1, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
         [Node::ID],
         |row| row.get(0),
     )?;
-    tx.execute("UPDATE leg SET owner = NULL, epoch = NULL WHERE ended IS NULL AND owner IS NOT NULL", [])?;
+    let owned: Vec<LegId> = tx
+        .prepare(
+            "UPDATE leg SET owner = NULL, epoch = NULL WHERE ended IS NULL AND owner IS NOT NULL
+             RETURNING message, n",
+        )?
+        .query_map([], |row| Ok(LegId { message: MessageId(row.get(0)?), n: row.get(1)? }))?
+        .collect::<rusqlite::Result<_>>()?;
+    for leg in owned {
+        settle::note_cut_off(&tx, leg, "a restart", now)?;
+    }
     tx.commit()?;
     Ok(epoch as u64)
 }

@@ -8,7 +8,7 @@ use crate::queue::sqlite::Node;
 use crate::queue::sqlite::commit::{insert, insert_leg, leave_to_store};
 use crate::queue::sqlite::rows::json_list;
 use crate::queue::sqlite::writer::{Group, Work};
-use crate::queue::{Attempt, FollowUp, Settled, Settlement, State};
+use crate::queue::{Attempt, FollowUp, GivenBack, Settled, Settlement, State};
 
 pub(super) struct Settle {
     pub(super) settlements: Vec<Settlement>,
@@ -138,7 +138,7 @@ fn follow(group: &mut Group<'_>, to: &Settlement, follow_up: &FollowUp) -> rusql
             group.effects.legs += 1;
             Ok(())
         }
-        FollowUp::Redirect { target, target_name, route, sender } => {
+        FollowUp::Redirect { target, target_name, route, sender, prefix } => {
             remember_target(group.db, to.leg)?;
             let old: String = group.db.query_row(
                 "SELECT route FROM leg WHERE message = ?1 AND n = ?2",
@@ -148,11 +148,11 @@ fn follow(group: &mut Group<'_>, to: &Settlement, follow_up: &FollowUp) -> rusql
             group.effects.count(&old, to.state, -1);
             group.effects.count(route, to.state, 1);
             let mut update = group.db.prepare_cached(
-                "UPDATE leg SET target = ?3, target_name = ?4, route = ?5, sender = ?6, dedupe = NULL
+                "UPDATE leg SET target = ?3, target_name = ?4, route = ?5, sender = ?6, prefix = ?7, dedupe = NULL
                  WHERE message = ?1 AND n = ?2",
             )?;
-            let sender = sender.as_str();
-            update.execute(params![to.leg.message.0, to.leg.n, target.as_str(), target_name, route, sender])?;
+            let (target, sender) = (target.as_str(), sender.as_str());
+            update.execute(params![to.leg.message.0, to.leg.n, target, target_name, route, sender, prefix])?;
             if to.due.is_some_and(|due| due <= to.at) {
                 group.effects.wake(route);
             }
@@ -196,11 +196,12 @@ pub(super) fn drop_body(group: &mut Group<'_>, message: MessageId) -> rusqlite::
     Ok(())
 }
 
-/// A leg given back unattempted.
+/// Legs given back unsettled.
 pub(super) struct Release {
     pub(super) legs: Vec<LegId>,
     /// `None`: as due as it was.
     pub(super) due: Option<Timestamp>,
+    pub(super) how: GivenBack,
 }
 
 impl Work for Release {
@@ -214,13 +215,44 @@ impl Work for Release {
         for leg in &self.legs {
             let key = params![leg.message.0, leg.n, Node::ID, group.node.epoch as i64, self.due.map(|due| due.0)];
             let route: Option<String> = update.query_row(key, |row| row.get(0)).optional()?;
-            if let (Some(route), None) = (route, self.due) {
+            let Some(route) = route else { continue };
+            match self.how {
+                GivenBack::Unattempted => {}
+                GivenBack::CutOff { by } => note_cut_off(group.db, *leg, by, group.shared.clock.now())?,
+            }
+            if self.due.is_none() {
                 // Given back because nobody took it: somebody should.
                 group.effects.wake(&route);
             }
         }
         Ok(())
     }
+}
+
+/// Writes down that an attempt had no end, where `trace` shows it for good: it may explain a message that came twice.
+pub(super) fn note_cut_off(db: &Connection, leg: LegId, by: &str, at: Timestamp) -> rusqlite::Result<()> {
+    let detail = format!("cut off by {by}; the remote may have taken the message");
+    let mut update = db.prepare_cached("UPDATE leg SET detail = ?3 WHERE message = ?1 AND n = ?2")?;
+    update.execute(params![leg.message.0, leg.n, detail])?;
+    insert_action(db, leg, &Note { at, actor: "pointsman", operation: "cut-off", detail: &detail })
+}
+
+/// A line of a leg's story that is no attempt.
+pub(super) struct Note<'a> {
+    pub(super) at: Timestamp,
+    pub(super) actor: &'a str,
+    pub(super) operation: &'a str,
+    pub(super) detail: &'a str,
+}
+
+pub(super) fn insert_action(db: &Connection, leg: LegId, note: &Note<'_>) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO action (message, n, at, number, actor, operation, detail)
+         VALUES (?1, ?2, ?3,
+             (SELECT coalesce(max(number), 0) + 1 FROM action WHERE message = ?1 AND n = ?2 AND at = ?3), ?4, ?5, ?6)",
+    )?;
+    insert.execute(params![leg.message.0, leg.n, note.at.0, note.actor, note.operation, note.detail])?;
+    Ok(())
 }
 
 // An operator's patience ends before.

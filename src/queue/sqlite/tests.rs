@@ -232,6 +232,28 @@ async fn a_start_frees_what_any_owner_had_whatever_it_was_called() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_was_cut_off_leaves_a_trace() {
+    let mut store = Fixture::new(Mode::Threaded);
+    let legs =
+        store.commit(message(1), vec![handed_over(1), handed_over(2), handed_over(3)]).await.unwrap().take_legs();
+    store.release(vec![legs[0].id], NOW, GivenBack::Unattempted).await.unwrap();
+    store.release(vec![legs[1].id], NOW, GivenBack::CutOff { by: "a restart" }).await.unwrap();
+    store.reopen();
+    let shown = store.message(MessageId(1)).await.unwrap().unwrap();
+    let cut_off = "cut off by a restart; the remote may have taken the message";
+    let details: Vec<&str> = shown.legs.iter().map(|leg| leg.detail.as_str()).collect();
+    assert_eq!(details, ["", cut_off, cut_off], "the third was freed by the start");
+    assert_eq!(shown.actions.iter().map(|action| action.n).collect::<Vec<_>>(), [2, 3]);
+    // What was noted stays when the leg has ended well: it explains a second copy.
+    let again = store.claim("crm", NOW, 10).await.unwrap();
+    for leg in &again {
+        assert_eq!(store.settle_one(leg, State::Delivered).await, Settled::Done);
+    }
+    let shown = store.message(MessageId(1)).await.unwrap().unwrap();
+    assert_eq!((shown.actions.len(), shown.actions[1].detail.as_str()), (2, cut_off));
+}
+
+#[tokio::test]
 async fn legs_that_nobody_took_come_back() {
     for mode in [Mode::Threaded, Mode::Inline] {
         let store = Fixture::new(mode);
@@ -240,7 +262,7 @@ async fn legs_that_nobody_took_come_back() {
         store.tidy(NOW).await.unwrap();
         let legs = store.claim("crm", NOW, 10).await.unwrap();
         assert_eq!(legs.len(), 1);
-        store.release(vec![legs[0].id], Timestamp(20_000)).await.unwrap();
+        store.release(vec![legs[0].id], Timestamp(20_000), GivenBack::Unattempted).await.unwrap();
         assert!(store.claim("crm", NOW, 10).await.unwrap().is_empty());
         assert_eq!(store.claim("crm", Timestamp(20_000), 10).await.unwrap().len(), 1);
     }
@@ -496,12 +518,14 @@ async fn a_redirected_leg_keeps_its_id_and_lists_both_targets() {
         target_name: None,
         route: "fallback".into(),
         sender: crate::address::ReversePath::Null,
+        prefix: b"Delivered-To: bugs@solarmora.com\r\n".to_vec(),
     };
     let to =
         Settlement { due: Some(Timestamp(2_000)), follow_ups: vec![redirect], ..settlement(&legs[0], State::Queued) };
     assert_eq!(store.settle(vec![to]).await.unwrap(), [Settled::Done]);
     let again = store.claim("fallback", NOW, 10).await.unwrap();
     assert_eq!((again[0].id, again[0].target.as_str()), (legs[0].id, "fallback@crm.example"));
+    assert!(again[0].prefix.starts_with(b"Delivered-To: bugs@"), "the new target's header fields go with it");
     let row = store.query(Filter::leg(legs[0].id)).await.unwrap().remove(0);
     assert_eq!(row.earlier_targets, ["case1@crm.example"]);
     store.assert_balance().await;
