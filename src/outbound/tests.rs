@@ -738,6 +738,35 @@ async fn shutdown_ends_transactions_and_gives_the_rest_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recall_leaves_only_what_a_worker_has_in_its_hands() {
+    let world = World::with(&[("crm", &[("crm", |at| if at < HOUR { Way::HangAtDot } else { Way::Well })])], 1, DAY);
+    for message in 1..=40 {
+        world.accept(message, "crm");
+        tokio::task::yield_now().await;
+    }
+    sleep(MINUTE).await;
+    assert!(world.store.owned() > 8, "{} wait in memory", world.store.owned());
+    let recalled = world.handover.recall(["crm", "unknown"]).await;
+    assert_eq!(world.store.owned(), 1, "the one that hangs");
+    world.handover.wake("crm");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.store.owned(), 1, "nothing is taken while an operator is at it");
+    drop(recalled);
+    sleep(Duration::from_secs(1)).await;
+    assert!(world.store.owned() > 8, "the lane goes on");
+    let (store, crm) = (Arc::clone(&world.store), Arc::clone(&world.crm));
+    // Who forgets to let go does not stop the mail, nor the shutdown.
+    let recalled = world.handover.recall(["crm"]).await;
+    sleep(MINUTE).await;
+    assert!(store.owned() > 8);
+    drop(recalled);
+    let recalled = world.handover.recall(["crm"]).await;
+    world.outbound.shutdown(Duration::from_secs(5)).await;
+    drop(recalled);
+    assert_eq!((store.owned(), (1..=40).map(|message| crm.taken(message)).sum::<usize>()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_that_the_shutdown_cuts_off_is_noted_and_what_waited_is_not() {
     let world = World::with(&[("crm", &[("crm", |_| Way::HangAtDot)])], 1, DAY);
     for message in 1..=3 {
