@@ -13,7 +13,7 @@ use crate::reply::Refusal;
 
 use super::pattern::Pattern;
 use super::set::{Check, Condition, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
-use super::{Action, AuthFacts, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+use super::{Action, AuthFacts, Bounces, DEFAULT_ROUTE, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
 /// One recipient's facts in the forms that conditions compare.
 pub(super) struct Subject<'f> {
@@ -302,6 +302,23 @@ impl RuleSet {
         Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver, None))
     }
 
+    /// The leg to a `[target]`'s name or to an address that an operator gives, by the route that it has without a rule.
+    /// The error says what is wrong with it.
+    pub fn leg_to(&self, name_or_address: &str) -> Result<LegPlan, String> {
+        let target = match self.targets.get(name_or_address) {
+            Some(target) => target.clone(),
+            None => {
+                let address = Mailbox::parse(name_or_address);
+                Target::of(address.map_err(|error| format!("`{name_or_address}` is no target: {error}"))?)
+            }
+        };
+        if self.is_alias(&target.address) {
+            let address = &target.address;
+            return Err(format!("`{address}` is an alias of ours; targets are final: name the alias's own target"));
+        }
+        Ok(self.leg(&target, LegKind::To, target.route.as_deref(), OnSpam::Quarantine, None))
+    }
+
     /// `route` and `bounces` are what the target, or for `to` the rule, says; the target's own `bounces` wins.
     fn leg(
         &self,
@@ -315,7 +332,7 @@ impl RuleSet {
         LegPlan {
             target: target.address.clone(),
             target_name: target.name.clone(),
-            route: route.or(mailboxes).unwrap_or("default").to_owned(),
+            route: route.or(mailboxes).unwrap_or(DEFAULT_ROUTE).to_owned(),
             kind,
             on_spam,
             bounces: target.bounces.or(bounces).unwrap_or(Bounces::Sender),

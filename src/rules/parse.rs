@@ -12,7 +12,6 @@ use crate::address::{Domain, Mailbox};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{list, nearest};
 
-use super::eval::untagged;
 use super::lint;
 use super::set::{Alias, Check, Condition, Index, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
 use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, RuleFile, TargetEntry, When};
@@ -371,16 +370,11 @@ impl Resolver<'_> {
         let replaced: HashMap<String, &Place> = replaced.map(|address| (address.value.key(), &address.place)).collect();
         let mut told = HashSet::new();
         for (address, place) in std::mem::take(&mut self.target_places) {
-            let key = address.key();
-            let tagless = untagged(&key);
-            let strips = set.domain(address.domain()).is_some_and(|domain| domain.plus_strip);
-            let alias = set.aliases.contains_key(&key)
-                || tagless.as_ref().is_some_and(|t| set.aliases.get(t).is_some_and(|alias| strips || alias.plus_strip));
-            if (!alias && !replaced.contains_key(&key)) || !told.insert((place.span.start, place.source.path.clone())) {
+            if !set.is_alias(&address) || !told.insert((place.span.start, place.source.path.clone())) {
                 continue;
             }
             let circular = Diagnostic::error(format!("the target `{address}` is an alias of ours")).at(&place);
-            let circular = match replaced.get(&key) {
+            let circular = match replaced.get(&address.key()) {
                 Some(rule) => circular.context(rule, "replaced here"),
                 None => circular,
             };

@@ -12,9 +12,10 @@ use crate::diagnostic::Place;
 use crate::network::Network;
 use crate::reply::Refusal;
 
+use super::eval::untagged;
 use super::pattern::Pattern;
 use super::syntax::TestEntry;
-use super::{Bounces, OnSpam};
+use super::{Bounces, DEFAULT_ROUTE, OnSpam};
 
 /// All rules of a configuration.
 #[derive(Debug, Default)]
@@ -259,6 +260,28 @@ impl RuleSet {
             Some(target) => Some(target.address.clone()),
             None => Mailbox::parse(name_or_address).ok(),
         }
+    }
+
+    /// Whether the rules replace this address: an alias, or a recipient that a rule with `to` names. Targets are final, so
+    /// as a target it would come back to us as new mail.
+    #[must_use]
+    pub fn is_alias(&self, address: &Mailbox) -> bool {
+        let key = address.key();
+        let strips = self.domain(address.domain()).is_some_and(|domain| domain.plus_strip);
+        let tagged = || self.aliases.get(&untagged(&key)?).filter(|alias| strips || alias.plus_strip);
+        let names = |condition: &Condition| matches!(condition, Condition::Recipient(keys) if keys.contains(&key));
+        let mut replacing = self.rules.iter().filter(|rule| rule.then.to.is_some());
+        self.aliases.contains_key(&key) || tagged().is_some() || replacing.any(|rule| rule.when.iter().any(names))
+    }
+
+    /// Whether a leg that goes to `target` by `route` would come back to us as new mail: nobody has that mailbox, and the
+    /// domain is ours. `recipient` is what the sender wrote to: going on unchanged by a route of its own is in order.
+    #[must_use]
+    pub fn comes_back(&self, recipient: &Mailbox, target: &Mailbox, route: &str) -> bool {
+        if self.domain(target.domain()).is_none_or(|domain| domain.mailboxes.is_some()) {
+            return false;
+        }
+        if recipient == target { route == DEFAULT_ROUTE } else { self.is_alias(target) }
     }
 
     /// The files that hold targets' addresses, as named, and the place that names each.
