@@ -169,6 +169,12 @@ pub fn leg_entered(route: &str, state: &'static str, reason: &'static str) {
     counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => state, "reason" => reason).increment(1);
 }
 
+/// Nobody released a quarantined leg in time.
+pub fn quarantine_over(leg: &LegId, route: &str, state: &'static str, reason: &'static str) {
+    leg_entered(route, state, reason);
+    info!(event = "quarantine-over", %leg, route, state, reason, "nobody released the leg in time");
+}
+
 /// A notification was written about `leg`; it is queued where the leg's settlement is.
 pub fn notification_made(leg: &LegId, id: MessageId, action: &'static str, to: &str) {
     info!(event = "notification", %leg, message = %id, action, to = %quoted(to), "notification made");

@@ -99,7 +99,6 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TokioClock::starting_at(Timestamp(1_795_292_431_000)));
         let options = Options {
-            node: "mx.d.example".to_owned(),
             retention: Retention { ledger: 1000 * HOUR, bodies: Duration::ZERO, quarantine: 1000 * HOUR },
             min_free: 0,
             mode: Mode::Inline,

@@ -165,6 +165,8 @@ pub struct LegView {
     pub detail: String,
     pub attempts: u32,
     pub received: String,
+    /// When it entered its state.
+    pub since: String,
     pub due: Option<String>,
     pub ended: Option<String>,
     pub in_flight: bool,
@@ -199,6 +201,7 @@ impl From<LegRow> for LegView {
             detail: row.detail,
             attempts: row.attempts,
             received: row.received.to_string(),
+            since: row.since.to_string(),
             due: row.due.map(|at| at.to_string()),
             ended: row.ended.map(|at| at.to_string()),
             in_flight: row.in_flight,

@@ -3,13 +3,16 @@
 //! Each route has a bounded lane. Who accepts a message reserves a [`Slot`] in it *before* the commit; the leg is then
 //! committed as ours and put into the slot. Without a slot the leg is committed ownerless and due, and the route is
 //! woken to claim it. A leg in a lane is owned: whoever takes the receiver must attempt or release what is in it.
+//!
+//! An operator may want to move a leg that only waits. [`Handover::recall`] has the lane's feeder give back to the
+//! store whatever waits in memory, and take nothing more until the operator is done.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::queue::OwnedLeg;
 
@@ -24,6 +27,23 @@ struct Lane {
     receiver: Mutex<Option<mpsc::Receiver<OwnedLeg>>>,
     paused: AtomicBool,
     due: Arc<Notify>,
+    recall: mpsc::Sender<Recall>,
+    recalls: Mutex<Option<mpsc::Receiver<Recall>>>,
+}
+
+/// To a lane's feeder: give back what waits, say so, and take nothing until `over` is closed.
+#[derive(Debug)]
+pub struct Recall {
+    pub given_back: oneshot::Sender<()>,
+    pub over: oneshot::Receiver<()>,
+}
+
+/// Lanes that were emptied. Dropped, they go on.
+#[derive(Debug)]
+#[must_use]
+pub struct Recalled {
+    // A sender that is dropped closes the receiver at the lane's feeder.
+    _overs: Vec<oneshot::Sender<()>>,
 }
 
 /// A place in a lane. Dropped unfilled it goes back.
@@ -56,11 +76,14 @@ impl Handover {
         let mut lanes = self.lanes.write().expect("no code panics while it holds this lock");
         lanes.entry(route.to_owned()).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(places.clamp(1, PLACES_MAX));
+            let (recall, recalls) = mpsc::channel(RECALLS_MAX);
             Arc::new(Lane {
                 sender,
                 receiver: Mutex::new(Some(receiver)),
                 paused: AtomicBool::new(false),
                 due: Arc::new(Notify::new()),
+                recall,
+                recalls: Mutex::new(Some(recalls)),
             })
         });
     }
@@ -95,6 +118,36 @@ impl Handover {
         self.lane(route)?.receiver.lock().expect("no code panics while it holds this lock").take()
     }
 
+    /// Empties the lanes of `routes`: legs that only wait in memory are back in the store when this returns, and none
+    /// is taken until the result is dropped. A lane whose feeder does not answer in time, or has none, is left as it is:
+    /// its legs go on counting as in flight.
+    pub async fn recall(&self, routes: impl IntoIterator<Item = &str>) -> Recalled {
+        let mut overs = Vec::new();
+        let mut answers = Vec::new();
+        for lane in routes.into_iter().filter_map(|route| self.lane(route)) {
+            let (over, lane_over) = oneshot::channel();
+            let (given_back, answer) = oneshot::channel();
+            if lane.recall.try_send(Recall { given_back, over: lane_over }).is_ok() {
+                overs.push(over);
+                answers.push(answer);
+            }
+        }
+        let all = async {
+            for answer in answers {
+                // A feeder that drains gives everything back anyway.
+                let _ = answer.await;
+            }
+        };
+        let _ = tokio::time::timeout(RECALL_WAIT, all).await;
+        Recalled { _overs: overs }
+    }
+
+    /// The feeder's end of [`Handover::recall`]; it can be taken once.
+    #[must_use]
+    pub fn take_recalls(&self, route: &str) -> Option<mpsc::Receiver<Recall>> {
+        self.lane(route)?.recalls.lock().expect("no code panics while it holds this lock").take()
+    }
+
     /// Closes the lane to new legs, while the route backs off or the daemon drains, or opens it again.
     pub fn set_paused(&self, route: &str, paused: bool) {
         if let Some(lane) = self.lane(route) {
@@ -122,6 +175,10 @@ impl Handover {
 
 // A leg in a lane weighs about 1 KiB beside its body, which the byte budget counts.
 const PLACES_MAX: usize = 10_000;
+// Operators who act at one time; the next one finds what waits in flight.
+const RECALLS_MAX: usize = 16;
+// A feeder answers within a commit. Where the disk hangs, an operator is told «in flight» rather than nothing.
+const RECALL_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

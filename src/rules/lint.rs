@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::address::{Domain, Mailbox};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report};
 
-use super::OnSpam;
 use super::set::{RuleSet, Target};
 use super::syntax::{RuleEntry, RuleFile, When};
+use super::{DEFAULT_ROUTE, OnSpam};
 
 /// Looks at files that resolve. `routes` says of each route whether it has `hosts`.
 pub(super) fn lint(file: &RuleFile, rules: &RuleSet, routes: &BTreeMap<String, bool>, report: &mut Report) {
@@ -203,7 +203,7 @@ fn targets_by_our_own_mx(file: &RuleFile, rules: &RuleSet, routes: &BTreeMap<Str
     for entry in &file.targets {
         let Some(target) = rules.targets.get(&entry.name.value) else { continue };
         let Some(domain) = rules.domain(target.address.domain()) else { continue };
-        let route = target.route.as_deref().or(domain.mailboxes.as_deref()).unwrap_or("default");
+        let route = target.route.as_deref().or(domain.mailboxes.as_deref()).unwrap_or(DEFAULT_ROUTE);
         if routes.get(route) == Some(&false) {
             let circle = Diagnostic::warning(format!("mail for the target `{}` may come back to us", entry.name.value));
             let circle = circle.at(&entry.address.place).label("in a domain of ours, by a route without `hosts`");

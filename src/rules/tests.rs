@@ -305,6 +305,44 @@ fn a_target_that_is_an_alias_of_ours_is_an_error() {
 }
 
 #[test]
+fn an_operators_target_gets_the_route_that_the_rules_would_give_it() {
+    let set =
+        rules("[[rule]]\nwhen = { recipient = 'r@d.example' }\nto = 'crm'\n[alias.'d.example']\nb = { to = 'crm' }\n");
+    for (given, address, name, route) in [
+        ("crm", "case@crm.example", Some("crm"), "crm"),
+        ("plain", "plain@x.example", Some("plain"), "default"),
+        ("person", "person@m.example", Some("person"), "google"),
+        ("new@m.example", "new@m.example", None, "google"),
+        ("new@x.example", "new@x.example", None, "default"),
+    ] {
+        let leg = set.leg_to(given).unwrap();
+        assert_eq!((leg.target.as_str(), leg.target_name.as_deref(), &*leg.route), (address, name, route));
+    }
+    for (given, why) in
+        [("B@d.example", "is an alias of ours"), ("r@d.example", "is an alias of ours"), ("salesfroce", "is no target")]
+    {
+        assert!(set.leg_to(given).unwrap_err().contains(why), "{given}");
+    }
+}
+
+#[test]
+fn a_leg_that_would_come_back_to_us_is_known() {
+    let set = rules("[alias.'d.example']\nb = { to = 'crm' }\n");
+    let mailbox = |text| Mailbox::parse(text).unwrap();
+    for (recipient, target, route, comes_back) in [
+        ("b@d.example", "case@crm.example", "crm", false),
+        ("b@d.example", "b@d.example", "default", true),
+        ("none@d.example", "none@d.example", "default", true),
+        ("none@d.example", "none@d.example", "google", false),
+        ("none@d.example", "b@d.example", "google", true),
+        ("person@m.example", "person@m.example", "google", false),
+    ] {
+        let found = set.comes_back(&mailbox(recipient), &mailbox(target), route);
+        assert_eq!(found, comes_back, "{recipient} to {target} by {route}");
+    }
+}
+
+#[test]
 fn rules_and_aliases_of_undeclared_domains_are_errors() {
     for text in [
         "[alias.'foreign.example']\na = { to = 'crm' }\n",
