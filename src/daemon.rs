@@ -24,12 +24,12 @@ use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
-use crate::id::{Chance, Ids};
+use crate::id::{Chance, Ids, LegId};
 use crate::inbound::{Inbound, Parts, Ruling};
 use crate::outbound::{self, Outbound, Ports};
 use crate::queue::handover::Handover;
 use crate::queue::sqlite::{self, Filter, MessageRow, Mode, Observer, SqliteStore};
-use crate::queue::{State, Store};
+use crate::queue::{Reason, State, Store};
 use crate::relay::dial::{TcpDial, Timeouts};
 use crate::smtp::settings::Settings;
 use crate::tls::{self, ListenerTls};
@@ -156,7 +156,6 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, handover: &Arc<Handover>)
         quarantine: config.retention.quarantine,
     };
     let options = sqlite::Options {
-        node: config.hostname.clone(),
         retention,
         min_free: config.queue.min_free,
         mode: Mode::Threaded,
@@ -179,6 +178,10 @@ impl Observer for StoreEvents {
 
     fn due(&self, route: &str) {
         self.handover.wake(route);
+    }
+
+    fn quarantine_over(&self, leg: LegId, route: &str) {
+        events::quarantine_over(&leg, route, State::Discarded.as_str(), Reason::Expired.as_str());
     }
 
     fn ready(&self, ready: bool) {

@@ -172,6 +172,12 @@ pub fn leg_entered(route: &str, state: &'static str, reason: &'static str) {
     counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => state, "reason" => reason).increment(1);
 }
 
+/// Nobody released a quarantined leg in time.
+pub fn quarantine_over(leg: &LegId, route: &str, state: &'static str, reason: &'static str) {
+    leg_entered(route, state, reason);
+    info!(event = "quarantine-over", %leg, route, state, reason, "nobody released the leg in time");
+}
+
 /// A notification was written about `leg`; it is queued where the leg's settlement is. `to` may be a target of ours.
 pub fn notification_made(leg: &LegId, id: MessageId, action: &'static str, to: &str) {
     info!(event = "notification", %leg, message = %id, action, to = %quoted(&masked(to)), "notification made");
@@ -287,7 +293,8 @@ pub fn clock_jumped(by: Duration) {
 
 /// `c***@***.vendor.example`: enough to recognise, too little to write to. Of a domain the last two labels stay: those
 /// before them hold the key with some CRMs.
-fn masked(address: &str) -> String {
+#[must_use]
+pub fn masked(address: &str) -> String {
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
     let first = local.chars().next().map(String::from).unwrap_or_default();
     match domain.rmatch_indices('.').nth(1) {
@@ -340,9 +347,16 @@ pub fn stopped() {
     info!(event = "stopped");
 }
 
-/// An operator changed legs over the control socket.
-pub fn operated(by: &str, action: &str, legs: usize) {
-    info!(event = "operator", by, action, legs);
+/// What the configuration asks for and is not built yet: whoever reads the log later must not think that it is done.
+pub fn without_function(what: &[String]) {
+    if !what.is_empty() {
+        warn!(event = "without-function", what = what.join("; "), "the configuration asks for what is not built yet");
+    }
+}
+
+/// An operator changed legs over the control socket; `chosen` says how they were, as the command line would.
+pub fn operated(by: &str, action: &str, chosen: &str, legs: usize) {
+    info!(event = "operator", by, action, chosen = %quoted(chosen), legs);
 }
 
 // Text that others chose

@@ -22,9 +22,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
-use crate::queue::handover::Handover;
+use crate::queue::handover::{Handover, Recall};
 use crate::queue::schedule::{Jump, JumpWatch};
-use crate::queue::{OwnedLeg, Reason, Settlement, State, Store};
+use crate::queue::{GivenBack, OwnedLeg, Reason, Settlement, State, Store};
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
 
@@ -91,6 +91,7 @@ impl Outbound {
             let feeder = Feeder {
                 handed: shared.ports.handover.take_receiver(&route.name),
                 due: shared.ports.handover.bell(&route.name).unwrap_or_default(),
+                recalls: shared.ports.handover.take_recalls(&route.name),
                 lane: Arc::new(Lane::new(route, now)),
                 shared: Arc::clone(&shared),
                 workers: JoinSet::new(),
@@ -131,11 +132,11 @@ impl Shared {
     }
 
     /// Gives legs back to the store. Where that fails they stay ours, and the next start frees them.
-    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp) {
+    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp, how: GivenBack) {
         if legs.is_empty() {
             return;
         }
-        if let Err(error) = self.ports.store.release(legs, due).await {
+        if let Err(error) = self.ports.store.release(legs, due, how).await {
             events::outbound_store_failed(route, "release", &error);
         }
     }
@@ -148,6 +149,8 @@ struct Feeder {
     handed: Option<mpsc::Receiver<OwnedLeg>>,
     /// Rings when ownerless legs were committed.
     due: Arc<Notify>,
+    /// Brings operators' wishes to move what waits.
+    recalls: Option<mpsc::Receiver<Recall>>,
     workers: JoinSet<()>,
     stop: watch::Receiver<Option<Instant>>,
 }
@@ -174,6 +177,7 @@ impl Feeder {
                         self.handed = None;
                     }
                 }
+                Some(recall) = recalled(&mut self.recalls) => self.give_back(recall).await,
                 () = self.due.notified() => {
                     if self.shared.ports.handover.take_probe(&self.lane.route.name) {
                         self.lane.end_wait();
@@ -189,6 +193,32 @@ impl Feeder {
         }
     }
 
+    /// Gives back what waits in memory, and leaves the store alone until the operator is done with it. What workers
+    /// have in their hands goes on.
+    async fn give_back(&mut self, recall: Recall) {
+        let (lane, shared) = (&self.lane, &self.shared);
+        let mut waiting = lane.take_waiting();
+        while let Some(leg) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok()) {
+            waiting.push(leg);
+        }
+        let ids: Vec<LegId> = waiting.iter().map(|leg| leg.id).collect();
+        if !ids.is_empty()
+            && let Err(error) = shared.ports.store.release(ids, shared.now(), GivenBack::Unattempted).await
+        {
+            events::outbound_store_failed(&lane.route.name, "release", &error);
+            // Still ours: they must not be forgotten.
+            return lane.push(waiting);
+        }
+        if recall.given_back.send(()).is_ok() {
+            tokio::select! {
+                _ = recall.over => {}
+                _ = self.stop.changed() => {}
+                () = sleep(RECALL_MAX) => {}
+            }
+        }
+        lane.look_by(shared.now());
+    }
+
     fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
             events::worker_panicked(&self.lane.route.name);
@@ -202,7 +232,7 @@ impl Feeder {
         }
         // What made a worker panic may do so again: not at once.
         let due = self.shared.now().after(ORPHAN_WAIT);
-        self.shared.release(&self.lane.route.name, orphans, due).await;
+        self.shared.release(&self.lane.route.name, orphans, due, GivenBack::CutOff { by: "a fault of ours" }).await;
         self.lane.look_by(due);
     }
 
@@ -249,15 +279,16 @@ impl Feeder {
                 waiting.push(leg.id);
             }
         }
-        self.shared.release(&route, waiting, self.shared.now()).await;
+        self.shared.release(&route, waiting, self.shared.now(), GivenBack::Unattempted).await;
         while let Ok(Some(ended)) = timeout_at(deadline, self.workers.join_next()).await {
             self.note_end(ended);
         }
         self.workers.shutdown().await;
         // A worker may have put a leg back at the last moment.
-        let mut left: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
-        left.extend(self.lane.take_orphans());
-        self.shared.release(&route, left, self.shared.now()).await;
+        let left: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
+        self.shared.release(&route, left, self.shared.now(), GivenBack::Unattempted).await;
+        let cut_off = self.lane.take_orphans();
+        self.shared.release(&route, cut_off, self.shared.now(), GivenBack::CutOff { by: "a restart" }).await;
     }
 }
 
@@ -265,6 +296,13 @@ impl Feeder {
 async fn receive(handed: &mut Option<mpsc::Receiver<OwnedLeg>>, batch: &mut Vec<OwnedLeg>, room: usize) -> usize {
     match handed {
         Some(handed) => handed.recv_many(batch, room).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn recalled(recalls: &mut Option<mpsc::Receiver<Recall>>) -> Option<Recall> {
+    match recalls {
+        Some(recalls) => recalls.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -317,6 +355,8 @@ fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlem
 }
 
 const ORPHAN_WAIT: Duration = Duration::from_secs(60);
+/// An operator's transaction takes a second; whoever takes longer finds legs in flight again.
+const RECALL_MAX: Duration = Duration::from_secs(30);
 const STORE_WAIT: Duration = Duration::from_secs(5);
 const STORE_WAIT_MIN: Duration = Duration::from_secs(1);
 /// An administrator mends a configuration in hours, not in minutes.

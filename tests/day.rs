@@ -99,7 +99,6 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TokioClock::starting_at(Timestamp(1_795_292_431_000)));
         let options = Options {
-            node: "mx.d.example".to_owned(),
             retention: Retention { ledger: 1000 * HOUR, bodies: Duration::ZERO, quarantine: 1000 * HOUR },
             min_free: 0,
             mode: Mode::Inline,
@@ -209,7 +208,12 @@ fn rule_set() -> RuleSet {
         dead = { to = "dead" }
     "#;
     let routes = ["well", "busy", "dead", "default"].map(|name| (name.to_owned(), true)).into();
-    let surroundings = Surroundings { routes: &routes, read: &|_, _| Err("there are no files".to_owned()) };
+    let surroundings = Surroundings {
+        routes: &routes,
+        looks_up_mx: true,
+        checks: [true; 4],
+        read: &|_, _| Err("there are no files".to_owned()),
+    };
     let mut report = Report::default();
     let parsed = rules::parse(&[Source::new("rules.toml", text)], &surroundings, &mut report);
     parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules

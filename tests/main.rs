@@ -10,6 +10,7 @@ mod tidy;
 mod dialog;
 mod configs;
 mod examples;
+mod documents;
 mod journeys;
 mod notices;
 mod peers;

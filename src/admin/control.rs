@@ -214,7 +214,7 @@ impl Control {
             }
             Request::Operate { select, scope, action, dry_run } => {
                 let filter = select.filter(now, scope.states())?;
-                self.operate(filter, action, dry_run, by, now).await
+                self.operate(filter, &select.typed(), action, dry_run, by, now).await
             }
             Request::Status => Ok(vec![Line::Status(self.status(now).await?)]),
         }
@@ -223,6 +223,7 @@ impl Control {
     async fn operate(
         &self,
         filter: Filter,
+        chosen: &str,
         action: Action,
         dry_run: bool,
         by: &str,
@@ -236,7 +237,7 @@ impl Control {
         };
         let done = operated.iter().filter(|operated| operated.result == OperateResult::Done).count();
         if !dry_run {
-            events::operated(by, word, done);
+            events::operated(by, word, chosen, done);
             if is_retry {
                 let routes: BTreeSet<&str> = operated.iter().map(|operated| operated.leg.route.as_str()).collect();
                 routes.into_iter().for_each(|route| self.handover.probe(route));

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::config::units;
+use crate::events;
 use crate::id::{LegId, MessageId};
 use crate::queue::sqlite::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, RefusedFilter};
 use crate::queue::{Reason, Refused, State};
@@ -60,6 +61,32 @@ impl Select {
             limit: self.limit.unwrap_or(0),
             order: Order::NewestFirst,
         })
+    }
+
+    /// The options of the command line that say the same, for the log: a target's address is a secret and masked.
+    #[must_use]
+    pub fn typed(&self) -> String {
+        let target = self.target.as_ref().map(|t| if t.contains('@') { events::masked(t) } else { t.clone() });
+        let one = [
+            ("id", &self.id),
+            ("recipient", &self.recipient),
+            ("target", &target),
+            ("route", &self.route),
+            ("reason", &self.reason),
+            ("sender", &self.sender),
+            ("from", &self.from),
+            ("subject", &self.subject),
+            ("message-id", &self.message_id),
+            ("client", &self.client),
+            ("since", &self.since),
+            ("until", &self.until),
+        ];
+        let given = one.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        let states = self.state.iter().map(|state| ("state", state.clone()));
+        let limit = self.limit.map(|limit| ("limit", limit.to_string()));
+        let options: Vec<String> =
+            given.chain(states).chain(limit).map(|(name, value)| format!("--{name} {value}")).collect();
+        if options.is_empty() { "all".to_owned() } else { options.join(" ") }
     }
 
     /// Whether nothing narrows the choice: an action on everything must be meant.
@@ -174,6 +201,8 @@ pub struct LegView {
     pub detail: String,
     pub attempts: u32,
     pub received: String,
+    /// When it entered its state.
+    pub since: String,
     pub due: Option<String>,
     pub ended: Option<String>,
     pub in_flight: bool,
@@ -208,6 +237,7 @@ impl From<LegRow> for LegView {
             detail: row.detail,
             attempts: row.attempts,
             received: row.received.to_string(),
+            since: row.since.to_string(),
             due: row.due.map(|at| at.to_string()),
             ended: row.ended.map(|at| at.to_string()),
             in_flight: row.in_flight,

@@ -220,10 +220,20 @@ pub(super) fn status(config: &Path, json: bool) -> anyhow::Result<Ended> {
 }
 
 fn legs(config: &Path, listing: &Listing, scope: Scope) -> anyhow::Result<Ended> {
-    let lines = Source::open(config)?.ask(&Request::Legs { select: listing.filter.select(), scope })?;
+    let source = Source::open(config)?;
+    let select = listing.filter.select();
+    let lines = source.ask(&Request::Legs { select: select.clone(), scope })?;
     print(&lines, listing.output.json);
     if lines.is_empty() && !listing.output.json {
         println!("no legs");
+    }
+    // Who looks for a message here must not think that it is gone. Who names a state gets that one.
+    if scope == Scope::Queue && select.state.is_empty() && !listing.output.json {
+        let everything = Select { limit: None, ..select };
+        let quarantined = source.ask(&Request::Legs { select: everything, scope: Scope::Quarantine })?.len();
+        if quarantined > 0 {
+            println!("{quarantined} quarantined: see `pointsman quarantine list`");
+        }
     }
     Ok(Ended::Done)
 }

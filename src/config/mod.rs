@@ -14,6 +14,7 @@ use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
+use crate::relay::route::MX_IS_BUILT;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 use crate::srs::Srs;
@@ -142,7 +143,10 @@ pub fn resolve(
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
-    let parsed = rules::parse(&sources, &Surroundings { routes: &has_hosts, read }, report);
+    let checks = raw.auth.as_ref().map(|auth| &auth.checks);
+    let checks = checks.map_or([false; 4], |checks| [checks.spf, checks.dkim, checks.dmarc, checks.arc]);
+    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, read };
+    let parsed = rules::parse(&sources, &surroundings, report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {
         return None;

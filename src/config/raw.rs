@@ -199,9 +199,9 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     unbuilt("password-file", section.take("password-file").is_some_and(|v| v.string().is_some()));
     let families = [("any", ()), ("ipv4", ()), ("ipv6", ())];
     unbuilt("family", section.take("family").is_some_and(|v| v.choice(&families).is_some()));
-    let accepts = [("queue", ()), ("online", ())];
+    let accepts = [("store", ()), ("online", ()), ("auto", ())];
     unbuilt("accept", section.take("accept").is_some_and(|v| v.choice(&accepts).is_some()));
-    let profiles = [("mailhost", ()), ("crm", ())];
+    let profiles = PROFILES.map(|word| (word, ()));
     unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
     unbuilt("private-networks", section.take("private-networks").is_some_and(|v| v.boolean().is_some()));
@@ -398,6 +398,25 @@ fn srs(mut section: Section<'_>) -> Option<RawSrs> {
     Some(RawSrs { domain: domain?.value, secrets: secrets?, place })
 }
 
+/// What kind of system a route leads to.
+const PROFILES: [&str; 16] = [
+    "auto",
+    "salesforce",
+    "zendesk",
+    "hubspot",
+    "jsm",
+    "freshdesk",
+    "helpscout",
+    "front",
+    "intercom",
+    "kayako",
+    "zammad",
+    "osticket",
+    "rt",
+    "mailbox",
+    "generic",
+    "mailhost",
+];
 /// One destination with more sessions than this is a mistake; Google closes at 20 to 100.
 const CONCURRENCY_MAX: u64 = 1_000;
 /// RFC 5321 §4.5.3.1.8 asks for 100; each costs memory in every session.

@@ -297,13 +297,10 @@ fn recorded_facts(message: &Arrived<'_>, checked: &Checked) -> String {
 fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewLeg {
     let window = ruling.routes.get(&plan.leg.route).and_then(|route| route.dedupe);
     let mut detail = plan.detail.clone();
-    let sender = ruling.srs.as_ref().map_or(Ok(record.sender.clone()), |srs| {
-        srs.reverse_path(&record.sender, &plan.leg.target, record.received, |domain| ruling.rules.is_ours(domain))
-    });
-    let sender = sender.unwrap_or_else(|too_long| {
+    let (sender, too_long) = ruling.reverse_path(&record.sender, &plan.leg.target, record.received);
+    if let Some(too_long) = too_long {
         detail = if detail.is_empty() { too_long.to_string() } else { format!("{detail}; {too_long}") };
-        record.sender.clone()
-    });
+    }
     NewLeg {
         n,
         alias: plan.alias.as_str().to_owned(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::address::{Mailbox, ReversePath};
 use crate::auth;
 use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
@@ -27,7 +28,7 @@ use crate::reply;
 use crate::reply::Refusal;
 use crate::rules::{Action, Bounces, Decision, Facts, LegPlan, RuleSet, Verdict};
 use crate::smtp::settings::Settings;
-use crate::srs::{Invalid, Original, Return, Srs};
+use crate::srs::{self, Invalid, Original, Return, Srs};
 use crate::tls::{self, ListenerTls};
 
 mod balancer;
@@ -56,8 +57,23 @@ pub struct Ruling {
 }
 
 impl Ruling {
+    /// The reverse-path that the next hop is told of mail from `sender` to `target`. With why it is the sender's own, where
+    /// it should have been rewritten and could not.
+    pub fn reverse_path(
+        &self,
+        sender: &ReversePath,
+        target: &Mailbox,
+        now: Timestamp,
+    ) -> (ReversePath, Option<srs::TooLong>) {
+        let Some(srs) = &self.srs else { return (sender.clone(), None) };
+        match srs.reverse_path(sender, target, now, |domain| self.rules.is_ours(domain)) {
+            Ok(rewritten) => (rewritten, None),
+            Err(too_long) => (sender.clone(), Some(too_long)),
+        }
+    }
+
     /// What becomes of mail for one recipient: by the rules, or in the SRS domain by the address itself.
-    fn decide(&self, facts: &Facts<'_>, now: Timestamp) -> Decision {
+    pub fn decide(&self, facts: &Facts<'_>, now: Timestamp) -> Decision {
         let Some(srs) = self.srs.as_ref().filter(|srs| srs.domain() == facts.recipient.domain()) else {
             return self.rules.decide(facts);
         };

@@ -209,6 +209,11 @@ impl Lane {
         look.min(probe).clamp(Duration::from_millis(1), LOOK_MAX)
     }
 
+    /// The legs that wait, which nobody works on.
+    pub(super) fn take_waiting(&self) -> Vec<OwnedLeg> {
+        self.inner().waiting.drain(..).collect()
+    }
+
     /// Ends the taking of legs; gives those that wait.
     pub(super) fn drain(&self) -> Vec<OwnedLeg> {
         let mut inner = self.inner();

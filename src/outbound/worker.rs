@@ -12,7 +12,7 @@ use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold, notify};
 use crate::queue::handover::Trouble;
-use crate::queue::{Attempt, FollowUp, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
+use crate::queue::{Attempt, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
@@ -95,7 +95,7 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
         Carried::Unread(error) => {
             events::outbound_store_failed(&leg.route, "read", &error);
             let due = shared.now().after(UNREAD_WAIT);
-            shared.release(&leg.route, vec![leg.id], due).await;
+            shared.release(&leg.route, vec![leg.id], due, GivenBack::Unattempted).await;
             lane.look_by(due);
         }
     }

@@ -5,13 +5,15 @@
 //! woken to claim it. A leg in a lane is owned: whoever takes the receiver must attempt or release what is in it.
 //!
 //! A lane also says whether its route backs off and why, for `status`, and carries an operator's word back to it.
+//! An operator may want to move a leg that only waits. [`Handover::recall`] has the lane's feeder give back to the
+//! store whatever waits in memory, and take nothing more until the operator is done.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Timestamp;
 use crate::queue::OwnedLeg;
@@ -30,6 +32,8 @@ struct Lane {
     trouble: Mutex<Option<Trouble>>,
     /// An operator wants the route tried now.
     probe: AtomicBool,
+    recall: mpsc::Sender<Recall>,
+    recalls: Mutex<Option<mpsc::Receiver<Recall>>>,
 }
 
 /// Why a route backs off.
@@ -39,6 +43,21 @@ pub struct Trouble {
     pub until: Timestamp,
     /// What was answered, without what could tell a target.
     pub why: String,
+}
+
+/// To a lane's feeder: give back what waits, say so, and take nothing until `over` is closed.
+#[derive(Debug)]
+pub struct Recall {
+    pub given_back: oneshot::Sender<()>,
+    pub over: oneshot::Receiver<()>,
+}
+
+/// Lanes that were emptied. Dropped, they go on.
+#[derive(Debug)]
+#[must_use]
+pub struct Recalled {
+    // A sender that is dropped closes the receiver at the lane's feeder.
+    _overs: Vec<oneshot::Sender<()>>,
 }
 
 /// A place in a lane. Dropped unfilled it goes back.
@@ -71,6 +90,7 @@ impl Handover {
         let mut lanes = self.lanes.write().expect("no code panics while it holds this lock");
         lanes.entry(route.to_owned()).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(places.clamp(1, PLACES_MAX));
+            let (recall, recalls) = mpsc::channel(RECALLS_MAX);
             Arc::new(Lane {
                 sender,
                 receiver: Mutex::new(Some(receiver)),
@@ -78,6 +98,8 @@ impl Handover {
                 due: Arc::new(Notify::new()),
                 trouble: Mutex::default(),
                 probe: AtomicBool::new(false),
+                recall,
+                recalls: Mutex::new(Some(recalls)),
             })
         });
     }
@@ -110,6 +132,36 @@ impl Handover {
     #[must_use]
     pub fn take_receiver(&self, route: &str) -> Option<mpsc::Receiver<OwnedLeg>> {
         self.lane(route)?.receiver.lock().expect("no code panics while it holds this lock").take()
+    }
+
+    /// Empties the lanes of `routes`: legs that only wait in memory are back in the store when this returns, and none
+    /// is taken until the result is dropped. A lane whose feeder does not answer in time, or has none, is left as it is:
+    /// its legs go on counting as in flight.
+    pub async fn recall(&self, routes: impl IntoIterator<Item = &str>) -> Recalled {
+        let mut overs = Vec::new();
+        let mut answers = Vec::new();
+        for lane in routes.into_iter().filter_map(|route| self.lane(route)) {
+            let (over, lane_over) = oneshot::channel();
+            let (given_back, answer) = oneshot::channel();
+            if lane.recall.try_send(Recall { given_back, over: lane_over }).is_ok() {
+                overs.push(over);
+                answers.push(answer);
+            }
+        }
+        let all = async {
+            for answer in answers {
+                // A feeder that drains gives everything back anyway.
+                let _ = answer.await;
+            }
+        };
+        let _ = tokio::time::timeout(RECALL_WAIT, all).await;
+        Recalled { _overs: overs }
+    }
+
+    /// The feeder's end of [`Handover::recall`]; it can be taken once.
+    #[must_use]
+    pub fn take_recalls(&self, route: &str) -> Option<mpsc::Receiver<Recall>> {
+        self.lane(route)?.recalls.lock().expect("no code panics while it holds this lock").take()
     }
 
     /// Closes the lane to new legs: the daemon drains.
@@ -177,6 +229,10 @@ impl Handover {
 
 // A leg in a lane weighs about 1 KiB beside its body, which the byte budget counts.
 const PLACES_MAX: usize = 10_000;
+// Operators who act at one time; the next one finds what waits in flight.
+const RECALLS_MAX: usize = 16;
+// A feeder answers within a commit. Where the disk hangs, an operator is told «in flight» rather than nothing.
+const RECALL_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
