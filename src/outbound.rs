@@ -24,9 +24,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::dns::Dns;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
-use crate::queue::handover::Handover;
+use crate::queue::handover::{Handover, Recall};
 use crate::queue::schedule::{Jump, JumpWatch};
-use crate::queue::{OwnedLeg, Reason, Settlement, State, Store};
+use crate::queue::{GivenBack, OwnedLeg, Reason, Settlement, State, Store};
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
 
@@ -107,6 +107,7 @@ impl Outbound {
                 route: route.name.clone(),
                 handed: shared.ports.handover.take_receiver(&route.name),
                 due: shared.ports.handover.bell(&route.name).unwrap_or_default(),
+                recalls: shared.ports.handover.take_recalls(&route.name),
                 lanes: Lanes::new(route, Arc::clone(&desk)),
                 desk,
                 shared: Arc::clone(&shared),
@@ -148,11 +149,11 @@ impl Shared {
     }
 
     /// Gives legs back to the store. Where that fails they stay ours, and the next start frees them.
-    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp) {
+    async fn release(&self, route: &str, legs: Vec<LegId>, due: Timestamp, how: GivenBack) {
         if legs.is_empty() {
             return;
         }
-        if let Err(error) = self.ports.store.release(legs, due).await {
+        if let Err(error) = self.ports.store.release(legs, due, how).await {
             events::outbound_store_failed(route, "release", &error);
         }
     }
@@ -167,6 +168,8 @@ struct Feeder {
     handed: Option<mpsc::Receiver<OwnedLeg>>,
     /// Rings when ownerless legs were committed.
     due: Arc<Notify>,
+    /// Brings operators' wishes to move what waits.
+    recalls: Option<mpsc::Receiver<Recall>>,
     workers: JoinSet<()>,
     stop: watch::Receiver<Option<Instant>>,
 }
@@ -193,7 +196,13 @@ impl Feeder {
                         self.handed = None;
                     }
                 }
-                () = self.due.notified() => self.desk.look_by(self.shared.now()),
+                Some(recall) = recalled(&mut self.recalls) => self.give_back(recall).await,
+                () = self.due.notified() => {
+                    if self.shared.ports.handover.take_probe(&self.route) {
+                        self.lanes.end_waits();
+                    }
+                    self.desk.look_by(self.shared.now());
+                }
                 () = self.desk.bell.notified() => {}
                 Some(ended) = self.workers.join_next() => self.note_end(ended),
                 // The sender outlives the feeders: what changes is the value.
@@ -201,6 +210,32 @@ impl Feeder {
                 () = sleep(rest) => {}
             }
         }
+    }
+
+    /// Gives back what waits in memory, and leaves the store alone until the operator is done with it. What workers
+    /// have in their hands goes on.
+    async fn give_back(&mut self, recall: Recall) {
+        let shared = Arc::clone(&self.shared);
+        let mut waiting = self.lanes.take_waiting();
+        while let Some(leg) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok()) {
+            waiting.push(leg);
+        }
+        let ids: Vec<LegId> = waiting.iter().map(|leg| leg.id).collect();
+        if !ids.is_empty()
+            && let Err(error) = shared.ports.store.release(ids, shared.now(), GivenBack::Unattempted).await
+        {
+            events::outbound_store_failed(&self.route, "release", &error);
+            // Still ours: they must not be forgotten.
+            return self.bring(waiting).await;
+        }
+        if recall.given_back.send(()).is_ok() {
+            tokio::select! {
+                _ = recall.over => {}
+                _ = self.stop.changed() => {}
+                () = sleep(RECALL_MAX) => {}
+            }
+        }
+        self.desk.look_by(shared.now());
     }
 
     fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {
@@ -216,14 +251,14 @@ impl Feeder {
         }
         // What made a worker panic may do so again: not at once.
         let due = self.shared.now().after(ORPHAN_WAIT);
-        self.shared.release(&self.route, orphans, due).await;
+        self.shared.release(&self.route, orphans, due, GivenBack::CutOff { by: "a fault of ours" }).await;
         self.desk.look_by(due);
     }
 
     /// Puts legs where they belong, and gives back those for which there is no place now.
     async fn bring(&mut self, legs: impl IntoIterator<Item = OwnedLeg>) {
         for (due, legs) in self.lanes.push(legs, self.shared.now(), self.shared.monotonic()) {
-            self.shared.release(&self.route, legs, due).await;
+            self.shared.release(&self.route, legs, due, GivenBack::Unattempted).await;
             self.desk.look_by(due);
         }
     }
@@ -260,7 +295,7 @@ impl Feeder {
     }
 
     async fn drain(mut self, deadline: Instant) {
-        self.shared.ports.handover.set_paused(&self.route, true);
+        self.shared.ports.handover.close(&self.route);
         let mut waiting = self.lanes.drain();
         if let Some(handed) = &mut self.handed {
             handed.close();
@@ -269,15 +304,16 @@ impl Feeder {
                 waiting.push(leg.id);
             }
         }
-        self.shared.release(&self.route, waiting, self.shared.now()).await;
+        self.shared.release(&self.route, waiting, self.shared.now(), GivenBack::Unattempted).await;
         while let Ok(Some(ended)) = timeout_at(deadline, self.workers.join_next()).await {
             self.note_end(ended);
         }
         self.workers.shutdown().await;
         // A worker may have put a leg back at the last moment.
-        let mut left = self.lanes.drain();
-        left.extend(self.lanes.take_orphans());
-        self.shared.release(&self.route, left, self.shared.now()).await;
+        let left = self.lanes.drain();
+        self.shared.release(&self.route, left, self.shared.now(), GivenBack::Unattempted).await;
+        let cut_off = self.lanes.take_orphans();
+        self.shared.release(&self.route, cut_off, self.shared.now(), GivenBack::CutOff { by: "a restart" }).await;
     }
 }
 
@@ -285,6 +321,13 @@ impl Feeder {
 async fn receive(handed: &mut Option<mpsc::Receiver<OwnedLeg>>, batch: &mut Vec<OwnedLeg>, room: usize) -> usize {
     match handed {
         Some(handed) => handed.recv_many(batch, room).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn recalled(recalls: &mut Option<mpsc::Receiver<Recall>>) -> Option<Recall> {
+    match recalls {
+        Some(recalls) => recalls.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -317,7 +360,7 @@ async fn hold_route(shared: &Shared, route: &str) {
     };
     let detail = format!("the configuration has no route `{route}`");
     let settlements = legs.iter().map(|leg| hold(leg, now, Reason::Route, &detail)).collect();
-    worker::settle(shared, route, settlements, || false).await;
+    worker::settle(shared, route, &legs, settlements, || false).await;
 }
 
 /// A leg that waits an hour for an administrator to mend the configuration. No attempt was made.
@@ -337,6 +380,8 @@ fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlem
 }
 
 const ORPHAN_WAIT: Duration = Duration::from_secs(60);
+/// An operator's transaction takes a second; whoever takes longer finds legs in flight again.
+const RECALL_MAX: Duration = Duration::from_secs(30);
 const STORE_WAIT: Duration = Duration::from_secs(5);
 const STORE_WAIT_MIN: Duration = Duration::from_secs(1);
 /// An administrator mends a configuration in hours, not in minutes.

@@ -100,7 +100,6 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(TokioClock::starting_at(Timestamp(1_795_292_431_000)));
         let options = Options {
-            node: "mx.d.example".to_owned(),
             retention: Retention { ledger: 1000 * HOUR, bodies: Duration::ZERO, quarantine: 1000 * HOUR },
             min_free: 0,
             mode: Mode::Inline,
@@ -120,12 +119,15 @@ impl World {
             ids: ids.clone(),
             store: store.clone(),
             handover: handover.clone(),
+            checker: None,
         };
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
         let rules = Arc::new(rule_set());
         let ruling = Ruling {
             srs: None,
+            auth: None,
+            upstream: Vec::new(),
             session: Arc::new(session),
             rules,
             routes: routes.clone(),
@@ -212,7 +214,12 @@ fn rule_set() -> RuleSet {
         dead = { to = "dead" }
     "#;
     let routes = ["well", "busy", "dead", "default"].map(|name| (name.to_owned(), true)).into();
-    let surroundings = Surroundings { routes: &routes, read: &|_, _| Err("there are no files".to_owned()) };
+    let surroundings = Surroundings {
+        routes: &routes,
+        looks_up_mx: true,
+        checks: [true; 4],
+        read: &|_, _| Err("there are no files".to_owned()),
+    };
     let mut report = Report::default();
     let parsed = rules::parse(&[Source::new("rules.toml", text)], &surroundings, &mut report);
     parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules

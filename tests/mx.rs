@@ -4,20 +4,20 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::harness::dns::NameServer;
+use crate::harness::dns::Dns;
 use crate::harness::{Crm, Daemon, Setup};
 
 const TABLE: &str = "
-two.example         MX 20 here.example
-two.example         MX 10 gone.example
-here.example        A 127.0.0.1
-gone.example        A 127.0.0.2
-plain.example       A 127.0.0.1
-dead.example        MX 10 gone.example
-null.example        MX 0 .
-inner.example       MX 10 gone.example
-loop.example        MX 10 mx.solarmora.com
-flaky.example       SERVFAIL
+two.example MX 20 here.example
+two.example MX 10 gone.example
+here.example A 127.0.0.1
+gone.example A 127.0.0.2
+plain.example A 127.0.0.1
+dead.example MX 10 gone.example
+null.example MX 0 .
+inner.example MX 10 gone.example
+loop.example MX 10 mx.solarmora.com
+flaky.example SERVFAIL
 ";
 
 /// By alias: where it leads, and by which route.
@@ -33,8 +33,8 @@ const TARGETS: [(&str, &str, &str); 8] = [
 ];
 
 /// A daemon whose routes look up their hosts, the name server that it asks, and the CRM at 127.0.0.1.
-fn start() -> (Daemon, NameServer, Crm) {
-    let (crm, dns) = (Crm::start(), NameServer::start(TABLE));
+fn start() -> (Daemon, Dns, Crm) {
+    let (crm, dns) = (Crm::start(), Dns::start(TABLE));
     let mut rules = "[domain.\"solarmora.com\"]\nrole = \"admin@mon-crm.com\"\n[target]\n".to_owned();
     for (alias, address, route) in TARGETS {
         writeln!(rules, "{alias} = {{ address = \"{address}\", route = \"{route}\" }}").unwrap();
@@ -43,9 +43,9 @@ fn start() -> (Daemon, NameServer, Crm) {
     for (alias, ..) in TARGETS {
         writeln!(rules, "{alias} = {{ to = \"{alias}\" }}").unwrap();
     }
-    let (server, port) = (dns.address(), crm.address().port());
+    let (dns_section, port) = (dns.config(), crm.address().port());
     let more = format!(
-        "[dns]\nservers = [\"{server}\"]\n\
+        "{dns_section}\
          [route.inside]\nport = {port}\nprivate-networks = true\n\
          [route.outside]\nport = {port}\n"
     );

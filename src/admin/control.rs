@@ -4,6 +4,7 @@
 //! on, and a last one `{"end": …}` or `{"error": …}`. Who may open the socket (mode 0660) may do all of it; each
 //! action names the peer's user in the ledger.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +15,15 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::redecide;
-use super::view::{LegView, MessageView, OpenView, RefusedView, Select, StatusView};
+use super::view::{BackOffView, LegView, MessageView, OpenView, RefusedView, Select, StatusView};
 use crate::address::Mailbox;
 use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::MessageId;
 use crate::inbound::Inbound;
+use crate::queue::handover::{Handover, Trouble};
 use crate::queue::sqlite::{Filter, OperateResult, Operated, Operation, SqliteStore};
-use crate::queue::{State, Store, StoreError};
+use crate::queue::{State, StoreError};
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +120,7 @@ pub struct Control {
     pub clock: Arc<dyn Clock>,
     pub store: Arc<SqliteStore>,
     pub inbound: Arc<Inbound>,
+    pub handover: Arc<Handover>,
     pub hostname: String,
     pub listeners: Vec<String>,
     pub admin: Option<String>,
@@ -206,14 +209,12 @@ impl Control {
                 Ok(lines)
             }
             Request::Refused { select } => {
-                let since = select.filter(now, &[])?.since;
-                let limit = select.limit.unwrap_or(REFUSED_LINES);
-                let rows = self.store.refused(select.recipient, since, limit).await.map_err(told)?;
+                let rows = self.store.refused(select.refused(now)?).await.map_err(told)?;
                 Ok(rows.into_iter().map(|row| Line::Refused(Box::new(row.into()))).collect())
             }
             Request::Operate { select, scope, action, dry_run } => {
                 let filter = select.filter(now, scope.states())?;
-                self.operate(filter, action, dry_run, by, now).await
+                self.operate(filter, &select.typed(), action, dry_run, by, now).await
             }
             Request::Status => Ok(vec![Line::Status(self.status(now).await?)]),
         }
@@ -222,19 +223,25 @@ impl Control {
     async fn operate(
         &self,
         filter: Filter,
+        chosen: &str,
         action: Action,
         dry_run: bool,
         by: &str,
         now: Timestamp,
     ) -> Result<Vec<Line>, String> {
         let word = action.as_str();
+        let is_retry = matches!(action, Action::Retry);
         let operated = match self.operation(action)? {
             Some(operation) => self.store.operate(filter, operation, dry_run, by, now).await.map_err(told)?,
             None => self.redecide(filter, dry_run, by, now).await?,
         };
         let done = operated.iter().filter(|operated| operated.result == OperateResult::Done).count();
         if !dry_run {
-            events::operated(by, word, done);
+            events::operated(by, word, chosen, done);
+            if is_retry {
+                let routes: BTreeSet<&str> = operated.iter().map(|operated| operated.leg.route.as_str()).collect();
+                routes.into_iter().for_each(|route| self.handover.probe(route));
+            }
             for Operated { leg, .. } in operated.iter().filter(|operated| operated.result == OperateResult::Done) {
                 events::leg_entered(&leg.route, leg.state.as_str(), leg.reason.as_str());
             }
@@ -304,8 +311,10 @@ impl Control {
             listeners: self.listeners.clone(),
             admin: self.admin.clone(),
             sessions: self.inbound.sessions(),
-            ready: self.store.accepting(),
+            ready: self.store.readiness().is_ok(),
+            not_ready: self.store.readiness().err().map(str::to_owned),
             open: open.collect(),
+            backing_off: self.handover.troubles().into_iter().map(|trouble| back_off_view(trouble, now)).collect(),
         })
     }
 }
@@ -358,6 +367,10 @@ fn operated_line(operated: Operated, dry_run: bool) -> Line {
     Line::Operated { leg: Box::new(operated.leg.into()), result: result.to_owned() }
 }
 
+fn back_off_view((route, trouble): (String, Trouble), now: Timestamp) -> BackOffView {
+    BackOffView { route, until: (now < trouble.until).then(|| trouble.until.to_string()), why: trouble.why }
+}
+
 fn told(error: StoreError) -> String {
     error.to_string()
 }
@@ -369,4 +382,3 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Messages told whole in one answer: more than anybody reads.
 pub const MESSAGES_MAX: usize = 1_000;
-pub const REFUSED_LINES: usize = 100;

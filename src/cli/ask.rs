@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::{Ended, Output, render};
 use crate::admin::control::{self, Action, Line, Request, Scope};
-use crate::admin::view::Select;
+use crate::admin::view::{Asked, Select};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::queue::sqlite::{OpenError, ReadOnly, SqliteStore};
@@ -107,7 +107,7 @@ struct FilterArgs {
     target: Option<String>,
     #[arg(long)]
     route: Option<String>,
-    /// Repeat it for several
+    /// Repeat it for several; `trace` also knows `refused`, which has no leg
     #[arg(long)]
     state: Vec<String>,
     #[arg(long)]
@@ -185,6 +185,7 @@ pub(super) fn quarantine(config: &Path, command: &QuarantineCommand) -> anyhow::
 /// Journeys as text, legs as JSON; refused recipients with both where the filter may mean them.
 pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
     let mut select = args.listing.filter.select();
+    let asked = select.take_refused();
     let json = args.listing.output.json;
     if !json {
         select.limit = select.limit.or(Some(JOURNEYS_SHOWN));
@@ -195,23 +196,21 @@ pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
     } else {
         Request::Messages { select: select.clone(), scope: Scope::All }
     };
-    let mut lines = source.ask(&request)?;
-    if select.may_mean_refused() {
-        let refused = source.ask(&Request::Refused { select })?;
-        lines.extend(refused.into_iter().filter(|line| refused_matches(line, &args.listing.filter)));
+    let (legs, refused) = match asked {
+        Asked::Legs => (true, false),
+        Asked::Refused => (false, true),
+        Asked::Both => (true, true),
+        Asked::Nothing => (false, false),
+    };
+    let mut lines = if legs { source.ask(&request)? } else { Vec::new() };
+    if refused {
+        lines.extend(source.ask(&Request::Refused { select })?);
     }
     print(&lines, json);
     if lines.is_empty() && !json {
         println!("nothing found");
     }
     Ok(Ended::Done)
-}
-
-fn refused_matches(line: &Line, filter: &FilterArgs) -> bool {
-    let Line::Refused(refused) = line else { return true };
-    let sender = filter.sender.as_deref().map(|sender| sender.trim_matches(['<', '>']));
-    sender.is_none_or(|sender| refused.sender.trim_matches(['<', '>']).eq_ignore_ascii_case(sender))
-        && filter.client.as_ref().is_none_or(|client| refused.client == *client)
 }
 
 pub(super) fn status(config: &Path, json: bool) -> anyhow::Result<Ended> {
@@ -221,10 +220,20 @@ pub(super) fn status(config: &Path, json: bool) -> anyhow::Result<Ended> {
 }
 
 fn legs(config: &Path, listing: &Listing, scope: Scope) -> anyhow::Result<Ended> {
-    let lines = Source::open(config)?.ask(&Request::Legs { select: listing.filter.select(), scope })?;
+    let source = Source::open(config)?;
+    let select = listing.filter.select();
+    let lines = source.ask(&Request::Legs { select: select.clone(), scope })?;
     print(&lines, listing.output.json);
     if lines.is_empty() && !listing.output.json {
         println!("no legs");
+    }
+    // Who looks for a message here must not think that it is gone. Who names a state gets that one.
+    if scope == Scope::Queue && select.state.is_empty() && !listing.output.json {
+        let everything = Select { limit: None, ..select };
+        let quarantined = source.ask(&Request::Legs { select: everything, scope: Scope::Quarantine })?.len();
+        if quarantined > 0 {
+            println!("{quarantined} quarantined: see `pointsman quarantine list`");
+        }
     }
     Ok(Ended::Done)
 }
@@ -354,9 +363,7 @@ fn ask_disk(store: &ReadOnly, request: &Request) -> anyhow::Result<Vec<Line>> {
                 Ok(lines)
             }
             Request::Refused { select } => {
-                let since = select.filter(now, &[]).map_err(wrong)?.since;
-                let limit = select.limit.unwrap_or(control::REFUSED_LINES);
-                let rows = store.refused(select.recipient.as_deref(), since, limit)?;
+                let rows = store.refused(&select.refused(now).map_err(wrong)?)?;
                 Ok(rows.into_iter().map(|row| Line::Refused(Box::new(row.into()))).collect())
             }
             Request::Operate { .. } | Request::Status => bail!("the daemon is not running"),

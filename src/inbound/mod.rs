@@ -13,21 +13,26 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::address::{Mailbox, ReversePath};
+use crate::auth;
+use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
 use crate::queue::Store;
+use crate::queue::budget::Budget;
 use crate::queue::handover::Handover;
 use crate::relay::Route;
 use crate::reply;
 use crate::reply::Refusal;
 use crate::rules::{Action, Bounces, Decision, Facts, LegPlan, RuleSet, Verdict};
 use crate::smtp::settings::Settings;
-use crate::srs::{Invalid, Original, Return, Srs};
+use crate::srs::{self, Invalid, Original, Return, Srs};
 use crate::tls::{self, ListenerTls};
 
 mod balancer;
+mod checks;
 mod pace;
 mod connection;
 mod journey;
@@ -45,11 +50,30 @@ pub struct Ruling {
     pub tls: Option<Arc<tls::Server>>,
     /// Absent: no sender is rewritten.
     pub srs: Option<Arc<Srs>>,
+    /// Absent: nobody is checked.
+    pub auth: Option<auth::disposition::Settings>,
+    /// Hosts that hand us mail from outside: the client before them is checked.
+    pub upstream: Vec<Network>,
 }
 
 impl Ruling {
+    /// The reverse-path that the next hop is told of mail from `sender` to `target`. With why it is the sender's own, where
+    /// it should have been rewritten and could not.
+    pub fn reverse_path(
+        &self,
+        sender: &ReversePath,
+        target: &Mailbox,
+        now: Timestamp,
+    ) -> (ReversePath, Option<srs::TooLong>) {
+        let Some(srs) = &self.srs else { return (sender.clone(), None) };
+        match srs.reverse_path(sender, target, now, |domain| self.rules.is_ours(domain)) {
+            Ok(rewritten) => (rewritten, None),
+            Err(too_long) => (sender.clone(), Some(too_long)),
+        }
+    }
+
     /// What becomes of mail for one recipient: by the rules, or in the SRS domain by the address itself.
-    fn decide(&self, facts: &Facts<'_>, now: Timestamp) -> Decision {
+    pub fn decide(&self, facts: &Facts<'_>, now: Timestamp) -> Decision {
         let Some(srs) = self.srs.as_ref().filter(|srs| srs.domain() == facts.recipient.domain()) else {
             return self.rules.decide(facts);
         };
@@ -77,6 +101,10 @@ pub struct Inbound {
     pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
+    /// What asks the DNS who may send; needed where a ruling wants checks.
+    pub checker: Option<Arc<Checker>>,
+    /// Holds back large messages that want to be verified at the same time.
+    verification: Budget,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     /// Turns true when no further mail is taken.
@@ -90,6 +118,8 @@ pub struct Parts {
     pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
+    /// What asks the DNS who may send; needed where a ruling wants checks.
+    pub checker: Option<Arc<Checker>>,
 }
 
 impl Inbound {
@@ -101,6 +131,8 @@ impl Inbound {
             ids: parts.ids,
             store: parts.store,
             handover: parts.handover,
+            checker: parts.checker,
+            verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             draining: watch::Sender::new(false),

@@ -239,6 +239,11 @@ impl Lane {
         reopened
     }
 
+    /// An operator does not want to wait for the end of a back-off: one dial is allowed now.
+    pub(super) fn end_wait(&self) {
+        self.inner().backoff.end_wait();
+    }
+
     /// A dial that began at `began` failed on all hosts.
     pub(super) fn unreachable(&self, leg: OwnedLeg, began: Duration, now: Duration) -> Unreachable {
         let mut inner = self.inner();
@@ -261,6 +266,11 @@ impl Lane {
         let inner = self.inner();
         let backoff = inner.backoff.wait(now);
         if inner.waiting.is_empty() || backoff.is_zero() { LOOK_MAX } else { backoff }
+    }
+
+    /// The legs that wait, which nobody works on.
+    pub(super) fn take_waiting(&self) -> Vec<OwnedLeg> {
+        self.inner().waiting.drain(..).collect()
     }
 
     /// Ends the taking of legs; gives those that wait.

@@ -100,6 +100,16 @@ impl Lanes {
         self.all().flat_map(|lane| lane.take_orphans()).collect()
     }
 
+    /// The legs that wait, which nobody works on.
+    pub(super) fn take_waiting(&self) -> Vec<OwnedLeg> {
+        self.all().flat_map(|lane| lane.take_waiting()).collect()
+    }
+
+    /// An operator does not want to wait for the end of a back-off: one dial of each lane is allowed now.
+    pub(super) fn end_waits(&self) {
+        self.all().for_each(|lane| lane.end_wait());
+    }
+
     /// Ends the taking of legs; gives those that wait.
     pub(super) fn drain(&self) -> Vec<LegId> {
         self.all().flat_map(|lane| lane.drain()).map(|leg| leg.id).collect()

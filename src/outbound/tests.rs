@@ -37,6 +37,7 @@ struct Row {
     detail: String,
     due: Option<Timestamp>,
     owned: bool,
+    cut_off: bool,
     attempts: Vec<Attempt>,
     dsn: Option<Dsn>,
     /// The notifications that came with its settlements: `action to recipient by route`.
@@ -57,6 +58,7 @@ impl MemoryStore {
             detail: String::new(),
             due: Some(due),
             owned: false,
+            cut_off: false,
             attempts: Vec::new(),
             dsn: None,
             told: Vec::new(),
@@ -152,12 +154,13 @@ impl Store for MemoryStore {
         Box::pin(async { Ok(legs) })
     }
 
-    fn release(&self, legs: Vec<LegId>, due: Timestamp) -> StoreAnswer<'_, ()> {
+    fn release(&self, legs: Vec<LegId>, due: Timestamp, how: GivenBack) -> StoreAnswer<'_, ()> {
         let mut rows = self.rows.lock().unwrap();
         for leg in legs {
             let row = rows.get_mut(&leg).unwrap();
             assert!(row.owned);
             (row.owned, row.due) = (false, Some(due));
+            row.cut_off |= how != GivenBack::Unattempted;
         }
         Box::pin(async { Ok(()) })
     }
@@ -189,6 +192,8 @@ enum Way {
     Mail(&'static str),
     /// Takes the message, then hangs up without a word.
     DropAfterDot,
+    /// Takes the message, and says nothing for a day.
+    HangAtDot,
     /// Serves one message well, and closes a while after it.
     DropIdle,
     /// Refuses a session while as many are open.
@@ -283,6 +288,9 @@ async fn session(
                 crm.taken.lock().unwrap().entry(message).or_default().push(name);
                 if way == Way::DropAfterDot {
                     return Ok(());
+                }
+                if way == Way::HangAtDot {
+                    sleep(DAY).await;
                 }
                 rcpt = false;
                 io.write_all(b"250 2.0.0 taken\r\n").await?;
@@ -693,6 +701,31 @@ async fn a_dead_destination_is_dialled_ever_more_rarely_and_mail_flows_again_wit
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operators_retry_ends_a_wait_with_one_dial() {
+    let world = World::with(&[("crm", &[("crm", dead)])], 20, DAY);
+    let dials = || world.crm.dials.lock().unwrap()["crm"].len();
+    for message in 1..=600 {
+        world.accept(message, "crm");
+        sleep(Duration::from_secs(1)).await;
+    }
+    let (trouble, wait) = (world.handover.troubles().remove(0), Duration::from_secs(60));
+    assert_eq!(trouble.0, "crm");
+    // Right after a failed dial: the next is a minute away.
+    let before = dials();
+    while dials() == before {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let before = dials();
+    world.handover.wake("crm");
+    sleep(wait / 4).await;
+    assert_eq!(dials(), before, "new mail alone does not end a wait");
+    world.handover.probe("crm");
+    sleep(wait / 4).await;
+    assert_eq!(dials(), before + 1);
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_limits_sessions_is_not_a_dead_one() {
     let world = World::with(&[("crm", &[("crm", |_| Way::Sessions(2))])], 10, DAY);
     for message in 1..=500 {
@@ -751,6 +784,48 @@ async fn shutdown_ends_transactions_and_gives_the_rest_back() {
     let taken: usize = (1..=500).map(|message| crm.taken(message)).sum();
     assert_eq!(states[&State::Delivered], taken, "what the CRM took is settled");
     assert_eq!(crm.commands.lock().unwrap().last().unwrap(), "crm QUIT");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recall_leaves_only_what_a_worker_has_in_its_hands() {
+    let world = World::with(&[("crm", &[("crm", |at| if at < HOUR { Way::HangAtDot } else { Way::Well })])], 1, DAY);
+    for message in 1..=40 {
+        world.accept(message, "crm");
+        tokio::task::yield_now().await;
+    }
+    sleep(MINUTE).await;
+    assert!(world.store.owned() > 8, "{} wait in memory", world.store.owned());
+    let recalled = world.handover.recall(["crm", "unknown"]).await;
+    assert_eq!(world.store.owned(), 1, "the one that hangs");
+    world.handover.wake("crm");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.store.owned(), 1, "nothing is taken while an operator is at it");
+    drop(recalled);
+    sleep(Duration::from_secs(1)).await;
+    assert!(world.store.owned() > 8, "the lane goes on");
+    let (store, crm) = (Arc::clone(&world.store), Arc::clone(&world.crm));
+    // Who forgets to let go does not stop the mail, nor the shutdown.
+    let recalled = world.handover.recall(["crm"]).await;
+    sleep(MINUTE).await;
+    assert!(store.owned() > 8);
+    drop(recalled);
+    let recalled = world.handover.recall(["crm"]).await;
+    world.outbound.shutdown(Duration::from_secs(5)).await;
+    drop(recalled);
+    assert_eq!((store.owned(), (1..=40).map(|message| crm.taken(message)).sum::<usize>()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_the_shutdown_cuts_off_is_noted_and_what_waited_is_not() {
+    let world = World::with(&[("crm", &[("crm", |_| Way::HangAtDot)])], 1, DAY);
+    for message in 1..=3 {
+        world.accept(message, "crm");
+    }
+    sleep(MINUTE).await;
+    let (store, crm) = (Arc::clone(&world.store), Arc::clone(&world.crm));
+    world.outbound.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((store.owned(), crm.taken(1)), (0, 1));
+    assert_eq!([1, 2, 3].map(|message| store.look(message, |row| row.cut_off)), [true, false, false]);
 }
 
 #[tokio::test(start_paused = true)]

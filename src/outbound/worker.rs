@@ -11,7 +11,8 @@ use crate::clock::Timestamp;
 use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold, hosts, notify};
-use crate::queue::{Attempt, FollowUp, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
+use crate::queue::handover::Trouble;
+use crate::queue::{Attempt, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::Host;
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
@@ -19,6 +20,7 @@ use crate::relay::lookup::Unresolved;
 use crate::relay::mx::NoHost;
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
+use crate::scrub::scrub;
 use crate::smtp::client::{Answer, Reuse, Stage, Verdict};
 
 /// Works until there is nothing to do for a while.
@@ -78,24 +80,24 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
         Carried::Attempted(said) => {
             let mut settlement = conclude(shared, &leg, &said, started);
             notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
-            finish(lane, shared, vec![settlement]).await;
+            finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unreachable { error, began } => {
             unreachable(lane, shared, leg, error, began, started).await;
         }
         Carried::NoHost(why) => {
             let settlement = hold(&leg, shared.now(), why.reason(), &why.to_string());
-            finish(lane, shared, vec![settlement]).await;
+            finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unread(StoreError::Damaged(what)) => {
             let mut settlement = hold(&leg, shared.now(), Reason::Damaged, &what);
             settlement.due = None;
-            finish(lane, shared, vec![settlement]).await;
+            finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unread(error) => {
             events::outbound_store_failed(&leg.route, "read", &error);
             let due = shared.now().after(UNREAD_WAIT);
-            shared.release(&leg.route, vec![leg.id], due).await;
+            shared.release(&leg.route, vec![leg.id], due, GivenBack::Unattempted).await;
             lane.desk.look_by(due);
         }
     }
@@ -240,16 +242,18 @@ async fn dial(lane: &Lane, shared: &Shared, hosts: Arc<[Host]>, from: usize) -> 
     Err(result.expect("`hosts` is never empty, and a fault that ends them is the answer"))
 }
 
-fn backed_off(lane: &Lane, shared: &Shared, legs: usize, wait: Duration, why: &str) {
-    let route = &lane.route.name;
+/// `legs` share the answer; the first is the one that was dialled for.
+fn backed_off(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], wait: Duration, words: &str) {
+    let (route, leg) = (&lane.route.name, &legs[0]);
+    let why = scrub(words, &leg.target, &leg.alias);
     match lane.domain() {
         // What is accepted from now on stays in the store, ownerless, until a dial succeeds.
         None => {
-            shared.ports.handover.set_paused(route, true);
-            events::lane_backed_off(route, legs, wait, why);
+            shared.ports.handover.back_off(route, Trouble { until: shared.now().after(wait), why });
+            events::lane_backed_off(route, legs.len(), wait, words, &leg.target, &leg.alias);
         }
         // The other domains' mail goes on being handed over.
-        Some(domain) => events::domain_backed_off(route, domain.as_str(), legs, wait, why),
+        Some(domain) => events::domain_backed_off(route, domain.as_str(), legs.len(), wait, &why),
     }
 }
 
@@ -257,7 +261,7 @@ fn reopened(lane: &Lane, shared: &Shared) {
     let route = &lane.route.name;
     match lane.domain() {
         None => {
-            shared.ports.handover.set_paused(route, false);
+            shared.ports.handover.reopen(route);
             events::lane_reopened(route);
         }
         Some(domain) => events::domain_reopened(route, domain.as_str()),
@@ -272,7 +276,7 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
     };
     let said = Said { verdict: error.verdict, peer: error.peer, local: error.local, dsn: false };
     if let Some(wait) = wait {
-        backed_off(lane, shared, legs.len(), wait, &outcome::words(&said.verdict));
+        backed_off(lane, shared, &legs, wait, &outcome::words(&said.verdict));
     }
     let mut settlements = Vec::with_capacity(legs.len());
     for leg in &legs {
@@ -280,13 +284,13 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
         notify::tell(shared, leg, &said.verdict, said.answers_for(leg), &mut settlement).await;
         settlements.push(settlement);
     }
-    finish(lane, shared, settlements).await;
+    finish(lane, shared, &legs, settlements).await;
 }
 
 /// Settles legs of the lane, and has them looked for when they are due again.
-async fn finish(lane: &Lane, shared: &Shared, settlements: Vec<Settlement>) {
+async fn finish(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], settlements: Vec<Settlement>) {
     let due = settlements.iter().filter_map(|settlement| settlement.due).min();
-    settle(shared, &lane.route.name, settlements, || lane.is_draining()).await;
+    settle(shared, &lane.route.name, legs, settlements, || lane.is_draining()).await;
     if let Some(due) = due {
         lane.desk.look_by(due);
     }
@@ -319,7 +323,7 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
         route: &leg.route,
         alias: &leg.alias,
         target_name: leg.target_name.as_deref(),
-        target: leg.target.as_str(),
+        target: &leg.target,
         peer: &said.peer,
         stage: said.verdict.stage.as_str(),
         result,
@@ -356,9 +360,16 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
     }
 }
 
-/// Writes what became of legs. A store in trouble is asked again until it answers, closes, or `give_up`: the worker
-/// takes no other leg meanwhile, and a leg that stays unsettled is freed by the next start.
-pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settlement>, give_up: impl Fn() -> bool) {
+/// Writes what became of `legs`, a settlement each in their order. A store in trouble is asked again until it answers,
+/// closes, or `give_up`: the worker takes no other leg meanwhile, and a leg that stays unsettled is freed by the next
+/// start.
+pub(super) async fn settle(
+    shared: &Shared,
+    route: &str,
+    legs: &[OwnedLeg],
+    settlements: Vec<Settlement>,
+    give_up: impl Fn() -> bool,
+) {
     if settlements.is_empty() {
         return;
     }
@@ -366,9 +377,9 @@ pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settle
     loop {
         match shared.ports.store.settle(settlements.clone()).await {
             Ok(answers) => {
-                for (settlement, answer) in settlements.iter().zip(answers) {
+                for ((leg, settlement), answer) in legs.iter().zip(&settlements).zip(answers) {
                     match answer {
-                        Settled::Done => note_settled(route, settlement),
+                        Settled::Done => note_settled(route, leg, settlement),
                         Settled::NotOurs => events::settlement_not_ours(&settlement.leg, route),
                     }
                 }
@@ -390,7 +401,7 @@ pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settle
     }
 }
 
-fn note_settled(route: &str, settlement: &Settlement) {
+fn note_settled(route: &str, leg: &OwnedLeg, settlement: &Settlement) {
     let (state, reason) = (settlement.state, settlement.reason.as_str());
     events::leg_entered(route, state.as_str(), reason);
     for follow_up in &settlement.follow_ups {
@@ -399,7 +410,7 @@ fn note_settled(route: &str, settlement: &Settlement) {
         }
     }
     if state == State::Held {
-        events::leg_held(&settlement.leg, route, reason, &settlement.detail);
+        events::leg_held(&leg.id, route, reason, &settlement.detail, &leg.target, &leg.alias);
     }
 }
 

@@ -3,20 +3,25 @@
 //! Each route has a bounded lane. Who accepts a message reserves a [`Slot`] in it *before* the commit; the leg is then
 //! committed as ours and put into the slot. Without a slot the leg is committed ownerless and due, and the route is
 //! woken to claim it. A leg in a lane is owned: whoever takes the receiver must attempt or release what is in it.
+//!
+//! A lane also says whether its route backs off and why, for `status`, and carries an operator's word back to it.
+//! An operator may want to move a leg that only waits. [`Handover::recall`] has the lane's feeder give back to the
+//! store whatever waits in memory, and take nothing more until the operator is done.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::clock::Timestamp;
 use crate::queue::OwnedLeg;
 
 /// The lanes of all routes.
 #[derive(Default)]
 pub struct Handover {
-    lanes: RwLock<HashMap<String, Arc<Lane>>>,
+    lanes: RwLock<BTreeMap<String, Arc<Lane>>>,
 }
 
 struct Lane {
@@ -24,6 +29,35 @@ struct Lane {
     receiver: Mutex<Option<mpsc::Receiver<OwnedLeg>>>,
     paused: AtomicBool,
     due: Arc<Notify>,
+    trouble: Mutex<Option<Trouble>>,
+    /// An operator wants the route tried now.
+    probe: AtomicBool,
+    recall: mpsc::Sender<Recall>,
+    recalls: Mutex<Option<mpsc::Receiver<Recall>>>,
+}
+
+/// Why a route backs off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Nobody dials before.
+    pub until: Timestamp,
+    /// What was answered, without what could tell a target.
+    pub why: String,
+}
+
+/// To a lane's feeder: give back what waits, say so, and take nothing until `over` is closed.
+#[derive(Debug)]
+pub struct Recall {
+    pub given_back: oneshot::Sender<()>,
+    pub over: oneshot::Receiver<()>,
+}
+
+/// Lanes that were emptied. Dropped, they go on.
+#[derive(Debug)]
+#[must_use]
+pub struct Recalled {
+    // A sender that is dropped closes the receiver at the lane's feeder.
+    _overs: Vec<oneshot::Sender<()>>,
 }
 
 /// A place in a lane. Dropped unfilled it goes back.
@@ -56,11 +90,16 @@ impl Handover {
         let mut lanes = self.lanes.write().expect("no code panics while it holds this lock");
         lanes.entry(route.to_owned()).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(places.clamp(1, PLACES_MAX));
+            let (recall, recalls) = mpsc::channel(RECALLS_MAX);
             Arc::new(Lane {
                 sender,
                 receiver: Mutex::new(Some(receiver)),
                 paused: AtomicBool::new(false),
                 due: Arc::new(Notify::new()),
+                trouble: Mutex::default(),
+                probe: AtomicBool::new(false),
+                recall,
+                recalls: Mutex::new(Some(recalls)),
             })
         });
     }
@@ -95,11 +134,79 @@ impl Handover {
         self.lane(route)?.receiver.lock().expect("no code panics while it holds this lock").take()
     }
 
-    /// Closes the lane to new legs, while the route backs off or the daemon drains, or opens it again.
-    pub fn set_paused(&self, route: &str, paused: bool) {
-        if let Some(lane) = self.lane(route) {
-            lane.paused.store(paused, Ordering::Relaxed);
+    /// Empties the lanes of `routes`: legs that only wait in memory are back in the store when this returns, and none
+    /// is taken until the result is dropped. A lane whose feeder does not answer in time, or has none, is left as it is:
+    /// its legs go on counting as in flight.
+    pub async fn recall(&self, routes: impl IntoIterator<Item = &str>) -> Recalled {
+        let mut overs = Vec::new();
+        let mut answers = Vec::new();
+        for lane in routes.into_iter().filter_map(|route| self.lane(route)) {
+            let (over, lane_over) = oneshot::channel();
+            let (given_back, answer) = oneshot::channel();
+            if lane.recall.try_send(Recall { given_back, over: lane_over }).is_ok() {
+                overs.push(over);
+                answers.push(answer);
+            }
         }
+        let all = async {
+            for answer in answers {
+                // A feeder that drains gives everything back anyway.
+                let _ = answer.await;
+            }
+        };
+        let _ = tokio::time::timeout(RECALL_WAIT, all).await;
+        Recalled { _overs: overs }
+    }
+
+    /// The feeder's end of [`Handover::recall`]; it can be taken once.
+    #[must_use]
+    pub fn take_recalls(&self, route: &str) -> Option<mpsc::Receiver<Recall>> {
+        self.lane(route)?.recalls.lock().expect("no code panics while it holds this lock").take()
+    }
+
+    /// Closes the lane to new legs: the daemon drains.
+    pub fn close(&self, route: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes the lane to new legs, until [`Handover::reopen`]: the route backs off.
+    pub fn back_off(&self, route: &str, trouble: Trouble) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(true, Ordering::Relaxed);
+            *lane.trouble.lock().expect("no code panics while it holds this lock") = Some(trouble);
+        }
+    }
+
+    /// The route is reached again.
+    pub fn reopen(&self, route: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(false, Ordering::Relaxed);
+            *lane.trouble.lock().expect("no code panics while it holds this lock") = None;
+        }
+    }
+
+    /// The routes that back off, by name.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<(String, Trouble)> {
+        let lanes = self.lanes.read().expect("no code panics while it holds this lock");
+        let trouble = |lane: &Lane| lane.trouble.lock().expect("no code panics while it holds this lock").clone();
+        lanes.iter().filter_map(|(route, lane)| Some((route.clone(), trouble(lane)?))).collect()
+    }
+
+    /// Wakes the route, and ends its wait where it backs off: an operator wants it tried now.
+    pub fn probe(&self, route: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.probe.store(true, Ordering::Relaxed);
+            lane.due.notify_one();
+        }
+    }
+
+    /// Whether [`Handover::probe`] was called since the last time.
+    #[must_use]
+    pub fn take_probe(&self, route: &str) -> bool {
+        self.lane(route).is_some_and(|lane| lane.probe.swap(false, Ordering::Relaxed))
     }
 
     /// Says that ownerless due legs of the route were committed. A wake before anybody waits is kept.
@@ -122,6 +229,10 @@ impl Handover {
 
 // A leg in a lane weighs about 1 KiB beside its body, which the byte budget counts.
 const PLACES_MAX: usize = 10_000;
+// Operators who act at one time; the next one finds what waits in flight.
+const RECALLS_MAX: usize = 16;
+// A feeder answers within a commit. Where the disk hangs, an operator is told «in flight» rather than nothing.
+const RECALL_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -147,9 +258,9 @@ mod tests {
     fn unknown_paused_and_abandoned_lanes_give_no_slot() {
         let handover = Handover::new(["crm".to_owned()], 2);
         assert!(handover.reserve("other").is_none());
-        handover.set_paused("crm", true);
+        handover.close("crm");
         assert!(handover.reserve("crm").is_none());
-        handover.set_paused("crm", false);
+        handover.reopen("crm");
         assert!(handover.reserve("crm").is_some());
         drop(handover.take_receiver("crm"));
         assert!(handover.reserve("crm").is_none());
@@ -169,10 +280,25 @@ mod tests {
         tokio::task::yield_now().await;
         drop(taken);
         assert!(waiting.await.unwrap());
-        handover.set_paused("crm", true);
+        handover.close("crm");
         let started = tokio::time::Instant::now();
         assert!(handover.reserve_within("crm", Duration::from_secs(9)).await.is_none());
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_backs_off_says_why_and_hears_an_operator() {
+        let handover = Handover::new(["crm".to_owned(), "archive".to_owned()], 2);
+        let trouble = Trouble { until: Timestamp(5_000), why: "connection refused".into() };
+        handover.back_off("crm", trouble.clone());
+        assert!(handover.reserve("crm").is_none());
+        assert_eq!(handover.troubles(), [("crm".to_owned(), trouble)]);
+        assert!(!handover.take_probe("crm"));
+        handover.probe("crm");
+        handover.bell("crm").unwrap().notified().await;
+        assert!(handover.take_probe("crm") && !handover.take_probe("crm"));
+        handover.reopen("crm");
+        assert!(handover.reserve("crm").is_some() && handover.troubles().is_empty());
     }
 
     #[tokio::test]

@@ -483,8 +483,9 @@ pub enum FollowUp {
     Message(Box<NewMessage>, Vec<NewLeg>),
     /// A further leg of the same message; its `n` is replaced by the next free one.
     Leg(Box<NewLeg>),
-    /// The leg itself goes on to another target: it keeps its id and lists both.
-    Redirect { target: Mailbox, target_name: Option<String>, route: String, sender: ReversePath },
+    /// The leg itself goes on to another target: it keeps its id and lists both. `prefix` is the copy's header fields
+    /// as they are for the new target.
+    Redirect { target: Mailbox, target_name: Option<String>, route: String, sender: ReversePath, prefix: Vec<u8> },
 }
 
 /// One attempt to relay a leg, as `trace` shows it.
@@ -509,6 +510,16 @@ pub enum Settled {
     Done,
     /// The leg has another owner or epoch, or is final already: nothing was written.
     NotOurs,
+}
+
+/// How far a leg had come when it was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenBack {
+    /// Nobody had begun to send it.
+    Unattempted,
+    /// An attempt was under way and its outcome is not known: the ledger keeps that, because the target may get the
+    /// message twice. `by` says what ended it.
+    CutOff { by: &'static str },
 }
 
 /// A recipient refused at RCPT or a message refused at the dot, kept unsynced and in bulk for `trace`.
@@ -561,8 +572,8 @@ pub trait Store: Send + Sync + 'static {
     /// them ours. Held legs with a due time count as due, too. A leg whose body is damaged is held instead.
     fn claim(&self, route: &str, now: Timestamp, limit: usize) -> Answer<'_, Vec<OwnedLeg>>;
 
-    /// Gives claimed legs back unattempted, due at `due`.
-    fn release(&self, legs: Vec<LegId>, due: Timestamp) -> Answer<'_, ()>;
+    /// Gives claimed legs back unsettled, due at `due`.
+    fn release(&self, legs: Vec<LegId>, due: Timestamp, how: GivenBack) -> Answer<'_, ()>;
 
     /// For each route that has an ownerless leg with a due time: the earliest.
     fn next_due(&self) -> Answer<'_, Vec<(String, Timestamp)>>;

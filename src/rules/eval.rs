@@ -302,6 +302,23 @@ impl RuleSet {
         Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver, None))
     }
 
+    /// The leg to a `[target]`'s name or to an address that an operator gives, by the route that it has without a rule.
+    /// The error says what is wrong with it.
+    pub fn leg_to(&self, name_or_address: &str) -> Result<LegPlan, String> {
+        let target = match self.targets.get(name_or_address) {
+            Some(target) => target.clone(),
+            None => {
+                let address = Mailbox::parse(name_or_address);
+                Target::of(address.map_err(|error| format!("`{name_or_address}` is no target: {error}"))?)
+            }
+        };
+        if self.is_alias(&target.address) {
+            let address = &target.address;
+            return Err(format!("`{address}` is an alias of ours; targets are final: name the alias's own target"));
+        }
+        Ok(self.leg(&target, LegKind::To, target.route.as_deref(), OnSpam::Quarantine, None))
+    }
+
     /// `route` and `bounces` are what the target, or for `to` the rule, says; the target's own `bounces` wins.
     fn leg(
         &self,
@@ -311,11 +328,10 @@ impl RuleSet {
         on_spam: OnSpam,
         bounces: Option<Bounces>,
     ) -> LegPlan {
-        let mailboxes = self.domain(target.address.domain()).and_then(|domain| domain.mailboxes.as_deref());
         LegPlan {
             target: target.address.clone(),
             target_name: target.name.clone(),
-            route: route.or(mailboxes).unwrap_or("default").to_owned(),
+            route: self.route_of(target, route).to_owned(),
             kind,
             on_spam,
             bounces: target.bounces.or(bounces).unwrap_or(Bounces::Sender),

@@ -99,7 +99,7 @@ impl LegPlan {
         LegPlan {
             target: alias,
             target_name: None,
-            route: "default".to_owned(),
+            route: DEFAULT_ROUTE.to_owned(),
             kind: LegKind::To,
             on_spam: OnSpam::Quarantine,
             bounces: Bounces::Sender,
@@ -138,3 +138,6 @@ pub enum Bounces {
     /// Nobody.
     Suppress,
 }
+
+/// The route of whatever names no other.
+const DEFAULT_ROUTE: &str = "default";

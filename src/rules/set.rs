@@ -12,9 +12,10 @@ use crate::diagnostic::Place;
 use crate::network::Network;
 use crate::reply::Refusal;
 
+use super::eval::untagged;
 use super::pattern::Pattern;
 use super::syntax::TestEntry;
-use super::{Bounces, OnSpam};
+use super::{Bounces, DEFAULT_ROUTE, OnSpam};
 
 /// All rules of a configuration.
 #[derive(Debug, Default)]
@@ -261,9 +262,43 @@ impl RuleSet {
         }
     }
 
+    /// Whether the rules would decide about mail to this address again: it is an alias of ours, or a rule replaces it.
+    /// Such an address is nobody's final target.
+    #[must_use]
+    pub fn is_alias(&self, address: &Mailbox) -> bool {
+        let key = address.key();
+        let tagless = untagged(&key);
+        let strips = self.domain(address.domain()).is_some_and(|domain| domain.plus_strip);
+        let alias_strips = |key: &String| self.aliases.get(key).is_some_and(|alias| strips || alias.plus_strip);
+        // An address that a rule replaces exists in that rule only, like an alias.
+        let replaced = |key: &String| {
+            let rules = self.index.by_address.get(key).into_iter().flatten();
+            rules.map(|at| &self.rules[*at]).any(|rule| rule.then.to.is_some())
+        };
+        self.aliases.contains_key(&key)
+            || replaced(&key)
+            || tagless.is_some_and(|key| alias_strips(&key) || (strips && replaced(&key)))
+    }
+
+    /// Whether a leg that goes to `target` by `route` would come back to us as new mail: nobody has that mailbox, and the
+    /// domain is ours. `recipient` is what the sender wrote to: going on unchanged by a route of its own is in order.
+    #[must_use]
+    pub fn comes_back(&self, recipient: &Mailbox, target: &Mailbox, route: &str) -> bool {
+        if self.domain(target.domain()).is_none_or(|domain| domain.mailboxes.is_some()) {
+            return false;
+        }
+        if recipient == target { route == DEFAULT_ROUTE } else { self.is_alias(target) }
+    }
+
     /// The files that hold targets' addresses, as named, and the place that names each.
     pub fn target_files(&self) -> impl Iterator<Item = (&str, &Place)> {
         self.target_files.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    /// The route of a leg to `target`; `route` is what the target, or for `to` the rule, says.
+    pub(super) fn route_of<'r>(&'r self, target: &Target, route: Option<&'r str>) -> &'r str {
+        let mailboxes = || self.domain(target.address.domain())?.mailboxes.as_deref();
+        route.or_else(mailboxes).unwrap_or(DEFAULT_ROUTE)
     }
 
     pub(super) fn domain(&self, name: &Domain) -> Option<&OurDomain> {

@@ -262,6 +262,13 @@ impl Site {
         &self.data
     }
 
+    /// Changes a line of pointsman.toml.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        assert!(text.contains(from), "the configuration has no `{from}`");
+        fs::write(self.config(), text.replace(from, to)).unwrap();
+    }
+
     pub fn write_rules(&self, rules: &str) {
         fs::write(self.dir.path().join("rules/solarmora.toml"), rules).unwrap();
     }

@@ -11,9 +11,9 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::{BodyRows, StoredBody};
-use crate::queue::sqlite::notices;
 use crate::queue::sqlite::rows::ranges_from_json;
 use crate::queue::sqlite::writer::{Group, Work};
+use crate::queue::sqlite::{Node, notices};
 use crate::queue::{OwnedLeg, Reason, State};
 
 pub(super) struct Claim {
@@ -30,16 +30,16 @@ impl Work for Claim {
 
     fn run(&self, group: &mut Group<'_>) -> rusqlite::Result<Vec<OwnedLeg>> {
         let mut claimed = Vec::new();
-        for found in self.due_legs(group)? {
-            match found.leg {
+        for Found { id, state, leg } in self.due_legs(group)? {
+            match leg {
                 Ok(leg) => {
                     let mut own = group
                         .db
                         .prepare_cached("UPDATE leg SET owner = ?3, epoch = ?4 WHERE message = ?1 AND n = ?2")?;
-                    own.execute(params![leg.id.message.0, leg.id.n, group.node.id, leg.epoch as i64])?;
+                    own.execute(params![leg.id.message.0, leg.id.n, Node::ID, leg.epoch as i64])?;
                     claimed.push(leg);
                 }
-                Err(damage) => hold_damaged(group, found.id, &self.route, found.state, &damage)?,
+                Err(damage) => hold_damaged(group, (id, state), &self.route, &damage, self.now)?,
             }
         }
         Ok(claimed)
@@ -127,11 +127,20 @@ fn broken(column: &str, what: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("{column}: {what}").into())
 }
 
-fn hold_damaged(group: &mut Group<'_>, id: LegId, route: &str, was: State, damage: &str) -> rusqlite::Result<()> {
+fn hold_damaged(
+    group: &mut Group<'_>,
+    (id, was): (LegId, State),
+    route: &str,
+    damage: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let mut hold = group.db.prepare_cached(
-        "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = NULL WHERE message = ?1 AND n = ?2",
+        "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = NULL,
+             since = CASE state WHEN ?3 THEN since ELSE ?6 END
+         WHERE message = ?1 AND n = ?2",
     )?;
-    hold.execute(params![id.message.0, id.n, State::Held.as_str(), Reason::Damaged.as_str(), damage])?;
+    let (state, reason) = (State::Held.as_str(), Reason::Damaged.as_str());
+    hold.execute(params![id.message.0, id.n, state, reason, damage, now.0])?;
     group.effects.count(route, was, -1);
     group.effects.count(route, State::Held, 1);
     Ok(())

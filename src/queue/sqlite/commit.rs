@@ -8,10 +8,10 @@ use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::id::{LegId, MessageId};
 use crate::queue::body::Keep;
-use crate::queue::sqlite::notices;
 use crate::queue::sqlite::rows::{json_list, ranges_to_json};
 use crate::queue::sqlite::shared::GiveBackTo;
 use crate::queue::sqlite::writer::{Group, Work};
+use crate::queue::sqlite::{Node, notices};
 use crate::queue::{DedupeKey, NewLeg, NewMessage, OwnedLeg, Queued, Reason, State};
 
 /// A message and its legs, as [`crate::queue::Store::commit`] takes them.
@@ -142,8 +142,8 @@ pub(super) fn insert_leg(
     let due = leg.due.filter(|_| state.can_be_due());
     let mut insert = group.db.prepare_cached(
         "INSERT INTO leg (message, n, alias, target, target_name, route, sender, state, reason, detail, due, ended,
-             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19)",
+             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe, since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19, ?20)",
     )?;
     insert.execute(params![
         message.0,
@@ -158,13 +158,14 @@ pub(super) fn insert_leg(
         leg.detail,
         due.map(|due| due.0),
         (!state.is_open()).then_some(at.0),
-        owned.then_some(&group.node.id),
+        owned.then_some(Node::ID),
         owned.then_some(group.node.epoch as i64),
         leg.prefix,
         ranges_to_json(&leg.cuts),
         json_list(&leg.rules),
         notices::to_json(&leg.notices),
         leg.dedupe.as_ref().map(|key| &key.hash[..]),
+        at.0,
     ])?;
     group.effects.count(&leg.route, state, 1);
     if !owned && due.is_some_and(|due| due <= at) {

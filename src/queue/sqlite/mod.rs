@@ -35,7 +35,7 @@ use crate::id::{LegId, MessageId};
 use crate::queue::body::{self, Bodies, BodyRows, BodyWriter, StoredBody};
 use crate::queue::budget::Budget;
 use crate::queue::{
-    Answer, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
+    Answer, GivenBack, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
 };
 
 mod schema;
@@ -59,6 +59,7 @@ mod tests;
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
+pub use refused::RefusedFilter;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, ROWS_MAX};
 
 use claim::Claim;
@@ -74,8 +75,6 @@ use writer::{JOBS_MAX, Job, Work, Writer, ask, open_index};
 
 /// How a store is opened.
 pub struct Options {
-    /// The name of this node, which owns the legs that it claims.
-    pub node: String,
     pub retention: Retention,
     /// Below so many free bytes new mail is answered 452, while deliveries go on.
     pub min_free: u64,
@@ -90,7 +89,7 @@ pub struct Retention {
     pub ledger: Duration,
     /// For bodies after their last leg ended.
     pub bodies: Duration,
-    /// After it a quarantined leg is discarded.
+    /// A leg that has been in the quarantine for longer is discarded.
     pub quarantine: Duration,
 }
 
@@ -109,6 +108,8 @@ pub trait Observer: Send + Sync + 'static {
     fn committed(&self, took: Duration, messages: usize);
     /// Ownerless legs of the route are due: [`crate::queue::handover::Handover::wake`] it.
     fn due(&self, route: &str);
+    /// Nobody released the leg within [`Retention::quarantine`]: it was discarded, reason expired.
+    fn quarantine_over(&self, leg: LegId, route: &str);
     /// Commits fail (`false`), or succeed again.
     fn ready(&self, ready: bool);
 }
@@ -119,6 +120,7 @@ pub struct Unobserved;
 impl Observer for Unobserved {
     fn committed(&self, _took: Duration, _messages: usize) {}
     fn due(&self, _route: &str) {}
+    fn quarantine_over(&self, _leg: LegId, _route: &str) {}
     fn ready(&self, _ready: bool) {}
 }
 
@@ -159,10 +161,15 @@ fn open_error(path: &Path, error: SchemaError) -> OpenError {
 }
 
 /// Who owns what is claimed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Node {
-    id: String,
     epoch: u64,
+}
+
+impl Node {
+    /// A queue on SQLite has one node, whoever it is: `data/` is locked. A name of the administrator's, such as the
+    /// hostname, may change between two starts, and what the old name owned would be nobody's.
+    const ID: &str = "local";
 }
 
 /// The store. Dropping it finishes what waits, then ends its threads and its lock.
@@ -174,7 +181,7 @@ pub struct SqliteStore {
     /// For bodies on their way out: never behind a long question.
     body_reader: Arc<Reader>,
     questions: Reader,
-    _lives: Vec<ReaderLife>,
+    lives: Vec<ReaderLife>,
     threads: Vec<JoinHandle<()>>,
     _lock: File,
 }
@@ -201,13 +208,13 @@ impl SqliteStore {
         let db = schema::open_writer(&path, synchronous).map_err(|error| open_error(&path, error))?;
         schema::check(&db).map_err(|error| open_error(&path, error))?;
         let fault = |error: rusqlite::Error| open_error(&path, SchemaError::Sqlite(error));
-        let node = Node { epoch: begin_epoch(&db, &options.node).map_err(fault)?, id: options.node.clone() };
+        let node = Node { epoch: begin_epoch(&db, options.clock.now()).map_err(fault)? };
         let named = body_files(&db).map_err(fault)?;
         let swept = ground.sweep_bodies(&named);
         swept.map_err(|source| OpenError::Directory { path: ground.bodies(), source })?;
         let shared = Arc::new(Shared::new(&options, ground));
         shared.look_at_space();
-        let writer = Writer::new(db, path.clone(), synchronous, node.clone(), Arc::clone(&shared)).map_err(fault)?;
+        let writer = Writer::new(db, path.clone(), synchronous, node, Arc::clone(&shared)).map_err(fault)?;
         assemble(options.mode, &path, writer, node, shared, lock)
     }
 
@@ -232,6 +239,15 @@ impl SqliteStore {
     #[must_use]
     pub fn ready(&self) -> bool {
         self.shared.ready.load(Ordering::Relaxed)
+    }
+
+    /// Whether new mail can be taken, or why not.
+    pub fn readiness(&self) -> Result<(), &'static str> {
+        match (self.ready(), self.accepting()) {
+            (true, true) => Ok(()),
+            (false, _) => Err("the queue cannot be written"),
+            (true, false) => Err("too little free space for new mail"),
+        }
     }
 
     /// Free bytes on the data directory's disk, looked at once a second.
@@ -291,14 +307,9 @@ impl SqliteStore {
     }
 
     /// Refusals, newest first.
-    pub async fn refused(
-        &self,
-        recipient: Option<String>,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<Refused>, StoreError> {
+    pub async fn refused(&self, filter: RefusedFilter) -> Result<Vec<Refused>, StoreError> {
         let shared = Arc::clone(&self.shared);
-        self.questions.ask(move |_| shared.refused.list(recipient.as_deref(), since, limit)).await
+        self.questions.ask(move |_| shared.refused.list(&filter)).await
     }
 
     /// The conservation of mail, checked over the whole ledger.
@@ -360,7 +371,7 @@ fn assemble(
             let (body_reader, questions) = (Arc::new(reader()?), reader()?);
             let line = Line::Inline(Box::new(Mutex::new(writer)));
             let (lives, threads) = (Vec::new(), Vec::new());
-            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, _lives: lives, threads, _lock: lock })
+            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, lives, threads, _lock: lock })
         }
         Mode::Threaded => {
             let (body_reader, body_life) = Reader::threaded(path, "queue-bodies").map_err(fault)?;
@@ -383,7 +394,7 @@ fn assemble(
                 bodies,
                 body_reader: Arc::new(body_reader),
                 questions,
-                _lives: vec![body_life, question_life],
+                lives: vec![body_life, question_life],
                 threads,
                 _lock: lock,
             })
@@ -393,6 +404,8 @@ fn assemble(
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // The readers go first, so that the last connection to close can write and SQLite removes its log.
+        self.lives.clear();
         // The writer works off what waits, then ends; the housekeeper sees that the writer's door is shut.
         self.line = Line::Closed;
         for thread in self.threads.drain(..) {
@@ -432,8 +445,8 @@ impl Store for SqliteStore {
         self.ask(Claim { route: route.to_owned(), now, limit, rows, bodies })
     }
 
-    fn release(&self, legs: Vec<LegId>, due: Timestamp) -> Answer<'_, ()> {
-        self.ask(Release { legs, due: Some(due) })
+    fn release(&self, legs: Vec<LegId>, due: Timestamp, how: GivenBack) -> Answer<'_, ()> {
+        self.ask(Release { legs, due: Some(due), how })
     }
 
     fn next_due(&self) -> Answer<'_, Vec<(String, Timestamp)>> {
@@ -445,15 +458,25 @@ impl Store for SqliteStore {
     }
 }
 
-/// Counts this start of the node and frees what the last one had in flight.
-fn begin_epoch(db: &Connection, node: &str) -> rusqlite::Result<u64> {
+/// Counts this start and frees what any earlier one had in its hands, whatever its owner was called. Which
+/// of these legs a worker was sending nobody wrote down, to spare each attempt a write: all are noted as cut off.
+fn begin_epoch(db: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
     let tx = db.unchecked_transaction()?;
     let epoch: i64 = tx.query_row(
         "INSERT INTO node (id, epoch) VALUES (?1, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
-        [node],
+        [Node::ID],
         |row| row.get(0),
     )?;
-    tx.execute("UPDATE leg SET owner = NULL, epoch = NULL WHERE ended IS NULL AND owner = ?1", [node])?;
+    let owned: Vec<LegId> = tx
+        .prepare(
+            "UPDATE leg SET owner = NULL, epoch = NULL WHERE ended IS NULL AND owner IS NOT NULL
+             RETURNING message, n",
+        )?
+        .query_map([], |row| Ok(LegId { message: MessageId(row.get(0)?), n: row.get(1)? }))?
+        .collect::<rusqlite::Result<_>>()?;
+    for leg in owned {
+        settle::note_cut_off(&tx, leg, "a restart", now)?;
+    }
     tx.commit()?;
     Ok(epoch as u64)
 }

@@ -3,13 +3,12 @@
 //! A leg in flight is left alone and answered so: its attempt may already have been accepted by the other side, and
 //! to move it now would lose it or send it twice. It can be acted on when its attempt has ended.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;
-use crate::id::LegId;
 use crate::queue::sqlite::rows::{Filter, LegRow, legs};
-use crate::queue::sqlite::settle::{drop_body_unless_needed, remember_target};
+use crate::queue::sqlite::settle::{Note, drop_body_unless_needed, insert_action, remember_target};
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::{Reason, State};
 
@@ -199,7 +198,8 @@ impl Operate {
         }
         let mut update = group.db.prepare_cached(
             "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, target = ?8, target_name = ?9,
-                 route = ?10, sender = ?11, rules = ?12, actor = ?13, dedupe = CASE WHEN ?14 THEN NULL ELSE dedupe END
+                 route = ?10, sender = ?11, rules = ?12, actor = ?13, dedupe = CASE WHEN ?14 THEN NULL ELSE dedupe END,
+                 since = CASE state WHEN ?3 THEN since ELSE ?15 END
              WHERE message = ?1 AND n = ?2",
         )?;
         update.execute(params![
@@ -217,8 +217,11 @@ impl Operate {
             crate::queue::sqlite::rows::json_list(&to.rules),
             self.by,
             target_changes,
+            self.at.0,
         ])?;
-        self.record(group, leg.id, &leg, &to)?;
+        let detail = format!("{} {} -> {} {}", leg.state, leg.target, to.state, to.target);
+        let note = Note { at: self.at, actor: &self.by, operation: self.operation.as_str(), detail: &detail };
+        insert_action(group.db, leg.id, &note)?;
         group.effects.count(&leg.route, leg.state, -1);
         group.effects.count(&to.route, to.state, 1);
         if !open {
@@ -227,20 +230,5 @@ impl Operate {
             group.effects.wake(&to.route);
         }
         Ok(legs(group.db, &Filter::leg(leg.id))?.pop().unwrap_or(leg))
-    }
-
-    fn record(&self, group: &Group<'_>, id: LegId, from: &LegRow, to: &Moved) -> rusqlite::Result<()> {
-        let mut count =
-            group.db.prepare_cached("SELECT max(number) FROM action WHERE message = ?1 AND n = ?2 AND at = ?3")?;
-        let last: Option<Option<i64>> =
-            count.query_row(params![id.message.0, id.n, self.at.0], |row| row.get(0)).optional()?;
-        let detail = format!("{} {} -> {} {}", from.state, from.target, to.state, to.target);
-        let mut insert = group.db.prepare_cached(
-            "INSERT INTO action (message, n, at, number, actor, operation, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?;
-        let number = last.flatten().unwrap_or(0) + 1;
-        let operation = self.operation.as_str();
-        insert.execute(params![id.message.0, id.n, self.at.0, number, self.by, operation, detail])?;
-        Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub struct LegRow {
     pub state: State,
     pub reason: Reason,
     pub detail: String,
+    /// When it entered its state.
+    pub since: Timestamp,
     pub due: Option<Timestamp>,
     pub ended: Option<Timestamp>,
     /// A node owns it and may be sending it now.
@@ -250,6 +252,7 @@ fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {
         state: State::parse(&state).unwrap_or(State::Held),
         reason: Reason::parse(&reason).unwrap_or(Reason::Damaged),
         detail: row.get("detail")?,
+        since: Timestamp(row.get("since")?),
         due: row.get::<_, Option<i64>>("due")?.map(Timestamp),
         ended: row.get::<_, Option<i64>>("ended")?.map(Timestamp),
         in_flight: row.get::<_, Option<String>>("owner")?.is_some(),

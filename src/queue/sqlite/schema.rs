@@ -148,6 +148,7 @@ CREATE TABLE leg (
     state TEXT NOT NULL,
     reason TEXT NOT NULL,
     detail TEXT NOT NULL,
+    since INTEGER NOT NULL,          -- when it entered its state
     due INTEGER,                     -- NULL: waits for an operator, or is final
     ended INTEGER,                   -- NULL: open
     owner TEXT,                      -- node.id while it is in flight

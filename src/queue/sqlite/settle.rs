@@ -4,10 +4,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::clock::Timestamp;
 use crate::id::{LegId, MessageId};
+use crate::queue::sqlite::Node;
 use crate::queue::sqlite::commit::{insert, insert_leg, leave_to_store};
 use crate::queue::sqlite::rows::json_list;
 use crate::queue::sqlite::writer::{Group, Work};
-use crate::queue::{Attempt, FollowUp, Settled, Settlement, State};
+use crate::queue::{Attempt, FollowUp, GivenBack, Settled, Settlement, State};
 
 pub(super) struct Settle {
     pub(super) settlements: Vec<Settlement>,
@@ -34,7 +35,7 @@ fn settle(group: &mut Group<'_>, to: &Settlement) -> rusqlite::Result<Settled> {
         "SELECT state, route, attempts FROM leg
          WHERE message = ?1 AND n = ?2 AND owner = ?3 AND epoch = ?4 AND ended IS NULL",
     )?;
-    let key = params![to.leg.message.0, to.leg.n, group.node.id, to.epoch as i64];
+    let key = params![to.leg.message.0, to.leg.n, Node::ID, to.epoch as i64];
     let before = question
         .query_row(key, |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?)))
         .optional()?;
@@ -66,11 +67,13 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
     let open = to.state.is_open();
     let mut update = group.db.prepare_cached(
         "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, owner = NULL, epoch = NULL,
-             attempts = ?8, dsn = ?9 WHERE message = ?1 AND n = ?2",
+             attempts = ?8, dsn = ?9, since = CASE state WHEN ?3 THEN since ELSE ?10 END
+         WHERE message = ?1 AND n = ?2",
     )?;
     let mut update_with_attempt = group.db.prepare_cached(
         "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, owner = NULL, epoch = NULL,
-             attempts = ?8, dsn = ?9, started = ?10, took = ?11, host = ?12, stage = ?13, result = ?14, reply = ?15
+             attempts = ?8, dsn = ?9, since = CASE state WHEN ?3 THEN since ELSE ?10 END, started = ?11, took = ?12,
+             host = ?13, stage = ?14, result = ?15, reply = ?16
          WHERE message = ?1 AND n = ?2",
     )?;
     let (message, n, state, reason) = (to.leg.message.0, to.leg.n, to.state.as_str(), to.reason.as_str());
@@ -78,7 +81,7 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
     let ended = (!open).then_some(to.at.0);
     let dsn = to.dsn.map(|dsn| dsn.as_str());
     match &to.attempt {
-        None => update.execute(params![message, n, state, reason, to.detail, due, ended, attempts, dsn])?,
+        None => update.execute(params![message, n, state, reason, to.detail, due, ended, attempts, dsn, to.at.0])?,
         Some(last) => update_with_attempt.execute(params![
             message,
             n,
@@ -89,6 +92,7 @@ fn update(group: &Group<'_>, to: &Settlement, attempts: u32) -> rusqlite::Result
             ended,
             attempts,
             dsn,
+            to.at.0,
             last.started.0,
             last.duration.as_millis() as i64,
             last.host,
@@ -134,7 +138,7 @@ fn follow(group: &mut Group<'_>, to: &Settlement, follow_up: &FollowUp) -> rusql
             group.effects.legs += 1;
             Ok(())
         }
-        FollowUp::Redirect { target, target_name, route, sender } => {
+        FollowUp::Redirect { target, target_name, route, sender, prefix } => {
             remember_target(group.db, to.leg)?;
             let old: String = group.db.query_row(
                 "SELECT route FROM leg WHERE message = ?1 AND n = ?2",
@@ -144,11 +148,11 @@ fn follow(group: &mut Group<'_>, to: &Settlement, follow_up: &FollowUp) -> rusql
             group.effects.count(&old, to.state, -1);
             group.effects.count(route, to.state, 1);
             let mut update = group.db.prepare_cached(
-                "UPDATE leg SET target = ?3, target_name = ?4, route = ?5, sender = ?6, dedupe = NULL
+                "UPDATE leg SET target = ?3, target_name = ?4, route = ?5, sender = ?6, prefix = ?7, dedupe = NULL
                  WHERE message = ?1 AND n = ?2",
             )?;
-            let sender = sender.as_str();
-            update.execute(params![to.leg.message.0, to.leg.n, target.as_str(), target_name, route, sender])?;
+            let (target, sender) = (target.as_str(), sender.as_str());
+            update.execute(params![to.leg.message.0, to.leg.n, target, target_name, route, sender, prefix])?;
             if to.due.is_some_and(|due| due <= to.at) {
                 group.effects.wake(route);
             }
@@ -192,11 +196,12 @@ pub(super) fn drop_body(group: &mut Group<'_>, message: MessageId) -> rusqlite::
     Ok(())
 }
 
-/// A leg given back unattempted.
+/// Legs given back unsettled.
 pub(super) struct Release {
     pub(super) legs: Vec<LegId>,
     /// `None`: as due as it was.
     pub(super) due: Option<Timestamp>,
+    pub(super) how: GivenBack,
 }
 
 impl Work for Release {
@@ -208,15 +213,46 @@ impl Work for Release {
              WHERE message = ?1 AND n = ?2 AND owner = ?3 AND epoch = ?4 AND ended IS NULL RETURNING route",
         )?;
         for leg in &self.legs {
-            let key = params![leg.message.0, leg.n, group.node.id, group.node.epoch as i64, self.due.map(|due| due.0)];
+            let key = params![leg.message.0, leg.n, Node::ID, group.node.epoch as i64, self.due.map(|due| due.0)];
             let route: Option<String> = update.query_row(key, |row| row.get(0)).optional()?;
-            if let (Some(route), None) = (route, self.due) {
+            let Some(route) = route else { continue };
+            match self.how {
+                GivenBack::Unattempted => {}
+                GivenBack::CutOff { by } => note_cut_off(group.db, *leg, by, group.shared.clock.now())?,
+            }
+            if self.due.is_none() {
                 // Given back because nobody took it: somebody should.
                 group.effects.wake(&route);
             }
         }
         Ok(())
     }
+}
+
+/// Writes down that an attempt had no end, where `trace` shows it for good: it may explain a message that came twice.
+pub(super) fn note_cut_off(db: &Connection, leg: LegId, by: &str, at: Timestamp) -> rusqlite::Result<()> {
+    let detail = format!("cut off by {by}; the remote may have taken the message");
+    let mut update = db.prepare_cached("UPDATE leg SET detail = ?3 WHERE message = ?1 AND n = ?2")?;
+    update.execute(params![leg.message.0, leg.n, detail])?;
+    insert_action(db, leg, &Note { at, actor: "pointsman", operation: "cut-off", detail: &detail })
+}
+
+/// A line of a leg's story that is no attempt.
+pub(super) struct Note<'a> {
+    pub(super) at: Timestamp,
+    pub(super) actor: &'a str,
+    pub(super) operation: &'a str,
+    pub(super) detail: &'a str,
+}
+
+pub(super) fn insert_action(db: &Connection, leg: LegId, note: &Note<'_>) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO action (message, n, at, number, actor, operation, detail)
+         VALUES (?1, ?2, ?3,
+             (SELECT coalesce(max(number), 0) + 1 FROM action WHERE message = ?1 AND n = ?2 AND at = ?3), ?4, ?5, ?6)",
+    )?;
+    insert.execute(params![leg.message.0, leg.n, note.at.0, note.actor, note.operation, note.detail])?;
+    Ok(())
 }
 
 // An operator's patience ends before.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::id::LegId;
-use crate::queue::GiveBack;
 use crate::queue::sqlite::ground::Ground;
 use crate::queue::sqlite::refused::RefusedLog;
 use crate::queue::sqlite::schema;
@@ -15,6 +14,7 @@ use crate::queue::sqlite::settle::Release;
 use crate::queue::sqlite::sweep::Cursor;
 use crate::queue::sqlite::writer::{Effects, OPEN_STATES};
 use crate::queue::sqlite::{NO_PANIC, Observer, Options, Retention};
+use crate::queue::{GiveBack, GivenBack};
 
 /// What the writer, the housekeeper and the store's callers share.
 pub(super) struct Shared {
@@ -64,6 +64,9 @@ impl Shared {
         for route in &effects.due {
             self.observer.due(route);
         }
+        for (leg, route) in &effects.given_up {
+            self.observer.quarantine_over(*leg, route);
+        }
     }
 
     pub(super) fn take_back(&self, legs: Vec<LegId>) {
@@ -75,7 +78,11 @@ impl Shared {
     /// What is to be released, if anything.
     pub(super) fn orphans(&self) -> Option<Release> {
         let mut orphans = self.orphans.lock().expect(NO_PANIC);
-        (!orphans.is_empty()).then(|| Release { legs: std::mem::take(&mut *orphans), due: None })
+        (!orphans.is_empty()).then(|| Release {
+            legs: std::mem::take(&mut *orphans),
+            due: None,
+            how: GivenBack::Unattempted,
+        })
     }
 
     pub(super) fn set_ready(&self, ready: bool) {

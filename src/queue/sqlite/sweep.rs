@@ -6,7 +6,7 @@
 use rusqlite::params;
 
 use crate::clock::Timestamp;
-use crate::id::MessageId;
+use crate::id::{LegId, MessageId};
 use crate::queue::sqlite::settle::{drop_body, drop_body_unless_needed};
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::{Reason, State};
@@ -85,19 +85,20 @@ impl Sweep {
         Ok(next_cursor(&found, |(id, _)| *id))
     }
 
-    /// What nobody released in time is discarded, and says so.
+    /// What nobody released in time is discarded, and says so. The time counts from when the leg came into the
+    /// quarantine: an old message that an operator puts there has its days like a new one.
     fn end_quarantine(&self, group: &mut Group<'_>) -> rusqlite::Result<()> {
         let kept = group.shared.retention.quarantine;
         let before = self.now.0.saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
         let mut question = group.db.prepare_cached(
-            "SELECT leg.message, leg.n, leg.route FROM leg JOIN message ON message.id = leg.message
-             WHERE leg.ended IS NULL AND leg.state = 'quarantined' AND message.received < ?1 LIMIT ?2",
+            "SELECT message, n, route FROM leg WHERE ended IS NULL AND state = 'quarantined' AND since < ?1 LIMIT ?2",
         )?;
         let found: Vec<(i64, u16, String)> = question
             .query_map(params![before, BITE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let mut end = group.db.prepare_cached(
-            "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = NULL, ended = ?6 WHERE message = ?1 AND n = ?2",
+            "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = NULL, ended = ?6, since = ?6
+             WHERE message = ?1 AND n = ?2",
         )?;
         for (message, n, route) in found {
             let (state, reason) = (State::Discarded.as_str(), Reason::Expired.as_str());
@@ -105,6 +106,7 @@ impl Sweep {
             end.execute(params![message, n, state, reason, detail, self.now.0])?;
             group.effects.count(&route, State::Quarantined, -1);
             drop_body_unless_needed(group, MessageId(message))?;
+            group.effects.given_up.push((LegId { message: MessageId(message), n }, route));
         }
         Ok(())
     }

@@ -28,7 +28,6 @@ impl Clock for StandingClock {
 
 fn options(mode: Mode) -> Options {
     Options {
-        node: "test".into(),
         retention: Retention { ledger: 30 * DAY, bodies: Duration::ZERO, quarantine: 30 * DAY },
         min_free: 0,
         mode,
@@ -220,6 +219,41 @@ async fn an_old_epoch_settles_nothing() {
 }
 
 #[tokio::test]
+async fn a_start_frees_what_any_owner_had_whatever_it_was_called() {
+    let mut store = Fixture::new(Mode::Threaded);
+    let legs = store.commit(message(1), vec![handed_over(1), handed_over(2)]).await.unwrap().take_legs();
+    assert_eq!(legs.len(), 2);
+    store.store = None;
+    let db = Connection::open(store.dir.path().join("queue.db")).unwrap();
+    db.execute("UPDATE leg SET owner = 'mx.old.example', epoch = 7 WHERE n = 1", []).unwrap();
+    drop(db);
+    store.reopen();
+    assert_eq!(store.claim("crm", NOW, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_cut_off_leaves_a_trace() {
+    let mut store = Fixture::new(Mode::Threaded);
+    let legs =
+        store.commit(message(1), vec![handed_over(1), handed_over(2), handed_over(3)]).await.unwrap().take_legs();
+    store.release(vec![legs[0].id], NOW, GivenBack::Unattempted).await.unwrap();
+    store.release(vec![legs[1].id], NOW, GivenBack::CutOff { by: "a restart" }).await.unwrap();
+    store.reopen();
+    let shown = store.message(MessageId(1)).await.unwrap().unwrap();
+    let cut_off = "cut off by a restart; the remote may have taken the message";
+    let details: Vec<&str> = shown.legs.iter().map(|leg| leg.detail.as_str()).collect();
+    assert_eq!(details, ["", cut_off, cut_off], "the third was freed by the start");
+    assert_eq!(shown.actions.iter().map(|action| action.n).collect::<Vec<_>>(), [2, 3]);
+    // What was noted stays when the leg has ended well: it explains a second copy.
+    let again = store.claim("crm", NOW, 10).await.unwrap();
+    for leg in &again {
+        assert_eq!(store.settle_one(leg, State::Delivered).await, Settled::Done);
+    }
+    let shown = store.message(MessageId(1)).await.unwrap().unwrap();
+    assert_eq!((shown.actions.len(), shown.actions[1].detail.as_str()), (2, cut_off));
+}
+
+#[tokio::test]
 async fn legs_that_nobody_took_come_back() {
     for mode in [Mode::Threaded, Mode::Inline] {
         let store = Fixture::new(mode);
@@ -228,7 +262,7 @@ async fn legs_that_nobody_took_come_back() {
         store.tidy(NOW).await.unwrap();
         let legs = store.claim("crm", NOW, 10).await.unwrap();
         assert_eq!(legs.len(), 1);
-        store.release(vec![legs[0].id], Timestamp(20_000)).await.unwrap();
+        store.release(vec![legs[0].id], Timestamp(20_000), GivenBack::Unattempted).await.unwrap();
         assert!(store.claim("crm", NOW, 10).await.unwrap().is_empty());
         assert_eq!(store.claim("crm", Timestamp(20_000), 10).await.unwrap().len(), 1);
     }
@@ -407,7 +441,7 @@ async fn the_queue_can_be_read_without_a_daemon() {
     let body = alone.body(MessageId(1)).await.unwrap().unwrap();
     assert_eq!(read(&body).await.unwrap(), &message(1).body.in_memory().unwrap()[..]);
     assert!(alone.balance().await.unwrap().holds());
-    assert!(alone.refused(None, None, 10).unwrap().is_empty());
+    assert!(alone.refused(&RefusedFilter { limit: 10, ..RefusedFilter::default() }).unwrap().is_empty());
     let nowhere = SqliteStore::open_read_only(&store.dir.path().join("bodies")).unwrap_err();
     assert!(matches!(nowhere, OpenError::Missing { .. }));
 }
@@ -484,12 +518,14 @@ async fn a_redirected_leg_keeps_its_id_and_lists_both_targets() {
         target_name: None,
         route: "fallback".into(),
         sender: crate::address::ReversePath::Null,
+        prefix: b"Delivered-To: bugs@solarmora.com\r\n".to_vec(),
     };
     let to =
         Settlement { due: Some(Timestamp(2_000)), follow_ups: vec![redirect], ..settlement(&legs[0], State::Queued) };
     assert_eq!(store.settle(vec![to]).await.unwrap(), [Settled::Done]);
     let again = store.claim("fallback", NOW, 10).await.unwrap();
     assert_eq!((again[0].id, again[0].target.as_str()), (legs[0].id, "fallback@crm.example"));
+    assert!(again[0].prefix.starts_with(b"Delivered-To: bugs@"), "the new target's header fields go with it");
     let row = store.query(Filter::leg(legs[0].id)).await.unwrap().remove(0);
     assert_eq!(row.earlier_targets, ["case1@crm.example"]);
     store.assert_balance().await;
@@ -517,6 +553,44 @@ async fn only_final_legs_are_swept_and_old_quarantine_ends_with_a_reason() {
     assert_eq!(store.states().await, [State::Discarded, State::Queued]);
     let ended = store.query(Filter { message: Some(MessageId(700)), ..Filter::default() }).await.unwrap();
     assert_eq!((ended[0].reason, ended[0].detail.as_str()), (Reason::Expired, "nobody released it within 30 days"));
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Observer for Heard {
+    fn committed(&self, _: Duration, _: usize) {}
+    fn due(&self, _: &str) {}
+    fn ready(&self, _: bool) {}
+    fn quarantine_over(&self, leg: LegId, route: &str) {
+        self.0.lock().unwrap().push(format!("{} of message {} by {route}", leg.n, leg.message.0));
+    }
+}
+
+#[tokio::test]
+async fn the_quarantine_counts_from_when_a_leg_entered_it_and_its_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = Arc::new(Heard::default());
+    let observer = Arc::clone(&heard) as Arc<dyn Observer>;
+    let store = SqliteStore::open(dir.path(), Options { observer, ..options(Mode::Inline) }).unwrap();
+    let mut legs = store.commit(message(1), vec![handed_over(1)]).await.unwrap().take_legs();
+    // Refused for good after a week of attempts: only then it comes into the quarantine.
+    let at = Timestamp(1_000).after(7 * DAY);
+    let deferred = Settlement { at: Timestamp(9_000), due: Some(at), ..settlement(&legs[0], State::Queued) };
+    assert_eq!(store.settle(vec![deferred]).await.unwrap(), [Settled::Done]);
+    let id = legs[0].id;
+    let row = || async { store.query(Filter::leg(id)).await.unwrap().remove(0) };
+    assert_eq!(row().await.since, Timestamp(1_000), "it was queued all the time");
+    legs = store.claim("crm", at, 1).await.unwrap();
+    let refused = Settlement { at, due: None, ..settlement(&legs[0], State::Quarantined) };
+    assert_eq!(store.settle(vec![refused]).await.unwrap(), [Settled::Done]);
+    store.tidy(at.after(30 * DAY)).await.unwrap();
+    assert_eq!((row().await.state, row().await.since), (State::Quarantined, at));
+    assert!(heard.0.lock().unwrap().is_empty());
+    let over = Timestamp(at.after(30 * DAY).0 + 1);
+    store.tidy(over).await.unwrap();
+    assert_eq!((row().await.state, row().await.since, row().await.ended), (State::Discarded, over, Some(over)));
+    assert_eq!(*heard.0.lock().unwrap(), ["1 of message 1 by crm"]);
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ pub(super) struct Effects {
     pub(super) unlink: Vec<String>,
     /// Routes that have new ownerless due legs.
     pub(super) due: HashSet<String>,
+    /// Legs whose time in the quarantine is over, with their routes.
+    pub(super) given_up: Vec<(LegId, String)>,
     pub(super) messages: i64,
     pub(super) legs: i64,
     pub(super) messages_swept: i64,
