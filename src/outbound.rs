@@ -187,7 +187,7 @@ impl Feeder {
             for lane in self.lanes.to_start(self.shared.monotonic()) {
                 self.workers.spawn(worker::work(lane, Arc::clone(&self.shared)));
             }
-            let room = self.lanes.room();
+            let room = self.lanes.room(self.shared.monotonic());
             let rest = self.lanes.sleep(self.desk.wait(self.shared.now()), self.shared.monotonic());
             tokio::select! {
                 taken = receive(&mut self.handed, &mut batch, room), if room > 0 => {

@@ -133,7 +133,15 @@ impl Lane {
     }
 
     fn capacity(&self) -> usize {
-        self.route.concurrency.saturating_mul(2).clamp(WAITING_MIN, WAITING_MAX)
+        match &self.hosts {
+            Hosts::Named(_) => self.route.concurrency.saturating_mul(2).clamp(WAITING_MIN, WAITING_MAX),
+            Hosts::Of(_) => DOMAIN_WAITING_MAX,
+        }
+    }
+
+    /// More than half of the room is taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting() > self.capacity() / 2
     }
 
     /// The domain whose hosts are looked up, where they are.
@@ -328,3 +336,6 @@ pub(super) const LOOK_MAX: Duration = Duration::from_secs(60);
 const WAITING_MIN: usize = 16;
 /// Legs in memory for each route. With small bodies in memory that is 8 MiB at the most.
 const WAITING_MAX: usize = 128;
+/// Legs in memory for a domain whose hosts are looked up. More than the sessions need, because what finds no place goes
+/// back to the store and is looked for only seconds later; all lanes of a route share a limit of their own.
+pub(super) const DOMAIN_WAITING_MAX: usize = 250;

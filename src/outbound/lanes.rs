@@ -3,7 +3,8 @@
 //! A dead domain must not delay another, so domains share no queue, no back-off and no session. What they share is
 //! bounded: lanes, legs in memory, and sessions beyond the first of each lane. The store is asked by route, not by
 //! domain; so what is claimed and finds no place in its lane, because it is full or backs off, is given back with a
-//! later due time. That costs two small writes for each such leg, and is what keeps the others moving.
+//! later due time. That costs two small writes for each such leg, and is what keeps the others moving. A lane that is
+//! merely busy is waited for instead, for a moment: while it moves, nothing is written twice.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use crate::address::Domain;
 use crate::clock::Timestamp;
 use crate::id::LegId;
-use crate::outbound::lane::{Desk, Hosts, LOOK_MAX, Lane};
+use crate::outbound::lane::{DOMAIN_WAITING_MAX, Desk, Hosts, LOOK_MAX, Lane};
 use crate::queue::OwnedLeg;
 use crate::relay::Route;
 
@@ -25,7 +26,13 @@ pub(super) enum Lanes {
 pub(super) struct ByDomain {
     route: Arc<Route>,
     desk: Arc<Desk>,
-    lanes: HashMap<Domain, Arc<Lane>>,
+    lanes: HashMap<Domain, Place>,
+}
+
+struct Place {
+    lane: Arc<Lane>,
+    /// Since when (monotonic) it has been crowded.
+    crowded: Option<Duration>,
 }
 
 /// Legs that found no place, by when they are due again.
@@ -42,18 +49,21 @@ impl Lanes {
     }
 
     /// How many legs may be brought.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn room(&mut self, monotonic: Duration) -> usize {
         match self {
             Lanes::One(lane) => lane.room(),
-            Lanes::ByDomain(_) => BATCH,
+            Lanes::ByDomain(lanes) => match lanes.patience(monotonic) {
+                Some(_) => 0,
+                None => BATCH,
+            },
         }
     }
 
     /// How many legs may be claimed. While the only destination backs off, what is due stays in the store.
-    pub(super) fn claims(&self, monotonic: Duration) -> usize {
+    pub(super) fn claims(&mut self, monotonic: Duration) -> usize {
         match self {
             Lanes::One(lane) if !lane.backs_off(monotonic).is_zero() => 0,
-            Lanes::One(_) | Lanes::ByDomain(_) => self.room(),
+            Lanes::One(_) | Lanes::ByDomain(_) => self.room(monotonic),
         }
     }
 
@@ -86,11 +96,11 @@ impl Lanes {
     }
 
     /// How long the feeder may sleep if nothing rings; `look` is how long until it looks into the store again.
-    pub(super) fn sleep(&self, look: Duration, monotonic: Duration) -> Duration {
+    pub(super) fn sleep(&mut self, look: Duration, monotonic: Duration) -> Duration {
         let look = match self {
             Lanes::One(lane) if lane.room() > 0 => look.max(lane.backs_off(monotonic)),
             Lanes::One(_) => LOOK_MAX,
-            Lanes::ByDomain(_) => look,
+            Lanes::ByDomain(lanes) => lanes.patience(monotonic).unwrap_or(look),
         };
         let probe = self.all().map(|lane| lane.probe(monotonic)).min().unwrap_or(LOOK_MAX);
         look.min(probe).clamp(Duration::from_millis(1), LOOK_MAX)
@@ -118,15 +128,33 @@ impl Lanes {
     fn all(&self) -> Box<dyn Iterator<Item = &Arc<Lane>> + '_> {
         match self {
             Lanes::One(lane) => Box::new(std::iter::once(lane)),
-            Lanes::ByDomain(lanes) => Box::new(lanes.lanes.values()),
+            Lanes::ByDomain(lanes) => Box::new(lanes.lanes.values().map(|place| &place.lane)),
         }
     }
 }
 
 impl ByDomain {
+    /// How long nothing more is brought, for a lane to get through what it has. `None`: no lane is crowded, or only
+    /// such as do not move.
+    fn patience(&mut self, monotonic: Duration) -> Option<Duration> {
+        let mut longest = None;
+        for place in self.lanes.values_mut() {
+            if !place.lane.is_crowded() {
+                place.crowded = None;
+                continue;
+            }
+            let since = *place.crowded.get_or_insert(monotonic);
+            let left = PATIENCE.saturating_sub(monotonic.saturating_sub(since));
+            if !left.is_zero() {
+                longest = longest.max(Some(left));
+            }
+        }
+        longest
+    }
+
     fn push(&mut self, legs: impl IntoIterator<Item = OwnedLeg>, now: Timestamp, monotonic: Duration) -> Returned {
-        self.lanes.retain(|_, lane| !lane.is_spent(monotonic));
-        let mut total: usize = self.lanes.values().map(|lane| lane.waiting()).sum();
+        self.lanes.retain(|_, place| !place.lane.is_spent(monotonic));
+        let mut total: usize = self.lanes.values().map(|place| place.lane.waiting()).sum();
         let mut returned = Returned::new();
         for leg in legs {
             let Some(lane) = self.lane(leg.target.domain(), monotonic) else {
@@ -153,24 +181,24 @@ impl ByDomain {
         if !self.lanes.contains_key(domain) {
             if self.lanes.len() >= LANES_MAX {
                 // What an idle one knows of its destination's troubles is the cheapest thing to forget.
-                self.lanes.retain(|_, lane| !lane.is_idle() || !lane.backs_off(monotonic).is_zero());
+                self.lanes.retain(|_, Place { lane, .. }| !lane.is_idle() || !lane.backs_off(monotonic).is_zero());
             }
             if self.lanes.len() >= LANES_MAX {
                 return None;
             }
             let hosts = Hosts::Of(domain.clone());
             let lane = Lane::new(Arc::clone(&self.route), hosts, Arc::clone(&self.desk));
-            self.lanes.insert(domain.clone(), Arc::new(lane));
+            self.lanes.insert(domain.clone(), Place { lane: Arc::new(lane), crowded: None });
         }
-        self.lanes.get(domain)
+        self.lanes.get(domain).map(|place| &place.lane)
     }
 
     /// The first worker of a lane is always allowed; all others share what the route may have.
     fn to_start(&self, monotonic: Duration) -> Vec<Arc<Lane>> {
-        let workers: usize = self.lanes.values().map(|lane| lane.workers()).sum();
+        let workers: usize = self.lanes.values().map(|place| place.lane.workers()).sum();
         let mut spare = SESSIONS_MAX.saturating_sub(workers);
         let mut start = Vec::new();
-        for lane in self.lanes.values() {
+        for Place { lane, .. } in self.lanes.values() {
             let first = usize::from(lane.workers() == 0);
             let workers = lane.to_start(monotonic, spare.max(first));
             spare = spare.saturating_sub(workers);
@@ -187,12 +215,15 @@ const LANES_MAX: usize = 1_000;
 const SESSIONS_MAX: usize = 200;
 /// Legs that wait in all lanes of a route, beyond the first of each. With small bodies in memory that is 64 MiB.
 const WAITING_MAX: usize = 1_000;
-/// Legs that are claimed at once.
+/// Legs that are brought at once. They have a place in any lane that is not crowded.
 const BATCH: usize = 100;
+const _: () = assert!(BATCH <= DOMAIN_WAITING_MAX / 2);
+/// A lane that gets through half of what it may have by then moves; one that does not must not keep the others waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A lane that is too much ends its work or its back-off by then.
 const LANE_WAIT: Duration = Duration::from_secs(60);
 /// A full lane is half empty by then where it moves at all, and where it does not a leg is written only so often.
-const FULL_WAIT: Duration = Duration::from_secs(10);
+const FULL_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -233,9 +264,28 @@ mod tests {
     #[test]
     fn a_full_lane_gives_back_and_another_does_not() {
         let mut lanes = lanes(4);
-        assert_eq!(push(&mut lanes, (1..=16).map(|n| leg(n, "a.example")).collect()), []);
-        assert_eq!(push(&mut lanes, vec![leg(17, "A.example"), leg(18, "b.example")]), [(FULL_WAIT, 1)]);
-        assert_eq!(lanes.drain().len(), 17);
+        assert_eq!(push(&mut lanes, (1..=250).map(|n| leg(n, "a.example")).collect()), []);
+        assert_eq!(push(&mut lanes, vec![leg(251, "A.example"), leg(252, "b.example")]), [(FULL_WAIT, 1)]);
+        assert_eq!(lanes.drain().len(), 251);
+    }
+
+    #[test]
+    fn a_crowded_lane_is_waited_for_as_long_as_it_moves() {
+        let mut lanes = lanes(4);
+        assert_eq!(push(&mut lanes, (1..=125).map(|n| leg(n, "a.example")).collect()), []);
+        assert_eq!(lanes.room(Duration::ZERO), BATCH);
+        assert_eq!(push(&mut lanes, vec![leg(126, "a.example")]), []);
+        assert_eq!(lanes.room(Duration::ZERO), 0);
+        let nearly = PATIENCE - Duration::from_millis(1);
+        assert_eq!((lanes.room(nearly), lanes.sleep(Duration::ZERO, nearly)), (0, Duration::from_millis(1)));
+        // It does not move: the others do.
+        assert_eq!(lanes.room(PATIENCE), BATCH);
+        // It does: that ends the matter, and the next crowd is a new one.
+        let lane = lanes.to_start(PATIENCE).pop().expect("it has a worker");
+        assert!(matches!(lane.take(true, PATIENCE), Take::Leg(_)));
+        assert_eq!(lanes.room(PATIENCE), BATCH);
+        assert_eq!(push(&mut lanes, vec![leg(127, "a.example")]), []);
+        assert_eq!(lanes.room(PATIENCE), 0);
     }
 
     #[test]
@@ -271,7 +321,7 @@ mod tests {
         let mut lanes = lanes(150);
         let many = |domain: &str| (1..=100).map(|n| leg(n, domain)).collect::<Vec<_>>();
         for domain in ["a.example", "a.example", "b.example", "b.example"] {
-            assert!(push(&mut lanes, many(domain)).len() <= 1);
+            assert_eq!(push(&mut lanes, many(domain)), []);
         }
         assert_eq!(lanes.to_start(Duration::ZERO).len(), SESSIONS_MAX);
         assert_eq!(push(&mut lanes, vec![leg(1, "c.example")]), []);

@@ -108,7 +108,8 @@ async fn more_legs_than_have_a_place_come_through_once() {
     for message in 3_001..=3_200 {
         world.accept_to(message, "well.example");
     }
-    sleep(HOUR).await;
+    // Whoever moves is waited for: nothing goes back to the store for later.
+    sleep(Duration::from_secs(2)).await;
     assert_eq!(world.store.states("default"), BTreeMap::from([(State::Delivered, 3_200)]));
     assert!((1..=3_200).all(|message| world.crm.taken(message) == 1));
     world.outbound.shutdown(MINUTE).await;
@@ -166,6 +167,41 @@ async fn a_domain_of_which_dns_says_nothing_is_tried_again() {
         );
     });
     world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_ends_the_wait_of_a_domain() {
+    let mood: Mood = |at| if at < 3 * HOUR { Way::Dead } else { Way::Well };
+    let world = world(&[("gone.example", mood)]);
+    for message in 1..=360 {
+        world.accept_to(message, "dead.example");
+        sleep(MINUTE / 2).await;
+    }
+    assert_eq!(world.store.states("default"), BTreeMap::from([(State::Queued, 360)]));
+    // From here on it is well; whatever waits is made due, and the domain is in its back-off.
+    let rows = || world.store.rows.lock().unwrap();
+    rows().values_mut().filter(|row| !row.owned && row.due.is_some()).for_each(|row| row.due = Some(START));
+    world.handover.probe("default");
+    sleep(MINUTE).await;
+    assert_eq!(world.store.states("default"), BTreeMap::from([(State::Delivered, 360)]));
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_domain_is_given_back_to_an_operator() {
+    let world = world_with(&[("well.example", |_| Way::HangAtDot)], mx_route("default", 1));
+    for message in 1..=10 {
+        world.accept_to(message, "well.example");
+        tokio::task::yield_now().await;
+    }
+    sleep(MINUTE).await;
+    assert_eq!(world.store.owned(), 10);
+    let recalled = world.handover.recall(["default"]).await;
+    assert_eq!(world.store.owned(), 1, "only the leg that is under way");
+    drop(recalled);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.store.owned(), 10, "the lane goes on");
+    world.outbound.shutdown(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(start_paused = true)]
