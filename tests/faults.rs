@@ -79,9 +79,9 @@ fn a_full_disk_gets_no_yes_no_5xx_and_loses_nothing() {
     assert_eq!(daemon.http("/healthz").0, 200);
     daemon.rows(&["queue", "list"]);
 
-    // Also for one that is started on it.
+    // Also for one that is started on it, with just the room that its own start takes: an epoch and its addresses.
     let site = daemon.kill9();
-    disk.fill(0);
+    disk.fill(512 << 10);
     let daemon = site.start();
     disk.make_room();
     taken.push(recovers(&daemon));
