@@ -17,8 +17,12 @@ use tokio::task::JoinHandle;
 use crate::address::Mailbox;
 use crate::admin::control::{self, Control};
 use crate::admin::http::{self, Health, Metrics};
+use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::dns::Dns;
+use crate::dns::cache::Cache;
+use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
 use crate::inbound::{Inbound, Parts, Ruling};
@@ -51,6 +55,7 @@ impl Daemon {
         let metrics = Metrics::install()?;
         let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
         let store = open_store(&config, &clock, &handover)?;
+        look_at_mode(&config.data);
         let certificate = open_certificate(&config, clock.now())?;
         let listeners = bind_all(&config).await?;
         let admin = match &config.admin {
@@ -67,9 +72,10 @@ impl Daemon {
             ids: Arc::clone(&ids),
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
+            checker: checker(&config)?,
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
-        let outbound = start_outbound(&config, &clock, &store, chance, ids, handover)?;
+        let outbound = start_outbound(&config, &clock, &store, chance, ids, Arc::clone(&handover))?;
 
         let addresses =
             listeners.iter().map(|(_, _, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
@@ -78,6 +84,7 @@ impl Daemon {
             clock: Arc::clone(&clock),
             store: Arc::clone(&store),
             inbound: Arc::clone(&inbound),
+            handover: Arc::clone(&handover),
             hostname: config.hostname.clone(),
             listeners: addresses.iter().map(SocketAddr::to_string).collect(),
             admin: admin_address.map(|address| address.to_string()),
@@ -198,6 +205,8 @@ fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruli
         balancers: config.listeners.iter().map(|listener| (listener.name.clone(), listener.proxy.clone())).collect(),
         tls,
         srs: config.srs.clone(),
+        auth: config.auth.clone(),
+        upstream: config.upstream.clone(),
     })
 }
 
@@ -278,6 +287,16 @@ fn stamps(files: &tls::Files) -> [Option<(u64, i64, i64)>; 2] {
     })
 }
 
+/// What checks who sent a message, where that is wanted.
+fn checker(config: &Config) -> anyhow::Result<Option<Arc<Checker>>> {
+    if config.auth.is_none() {
+        return Ok(None);
+    }
+    let resolver = Resolver::new(&config.dns_servers).context("cannot set up the DNS resolver")?;
+    let dns: Arc<dyn Dns> = Arc::new(Cache::new(resolver));
+    Ok(Some(Arc::new(Checker::new(dns)?)))
+}
+
 async fn bind_all(config: &Config) -> anyhow::Result<Vec<(String, ListenerTls, TcpListener)>> {
     let mut listeners = Vec::new();
     for listener in &config.listeners {
@@ -300,11 +319,7 @@ fn health(metrics: Metrics, store: &Arc<SqliteStore>) -> Health {
             }
             events::data_free(for_gauges.free_bytes());
         }),
-        ready: Box::new(move || match (for_ready.ready(), for_ready.accepting()) {
-            (true, true) => Ok(()),
-            (false, _) => Err("the queue cannot be written".to_owned()),
-            (true, false) => Err("too little free space for new mail".to_owned()),
-        }),
+        ready: Box::new(move || for_ready.readiness().map_err(str::to_owned)),
     }
 }
 
@@ -375,6 +390,21 @@ pub async fn until_signalled() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What this process creates from now on, others can neither read nor enter: the queue holds people's mail. Call it before
+/// anything is written.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+}
+
+/// A data directory that was there before us may be open to everybody; to change that is its owner's business.
+fn look_at_mode(data: &Path) {
+    if let Ok(metadata) = std::fs::metadata(data)
+        && metadata.mode() & 0o007 != 0
+    {
+        events::data_is_open(&data.display().to_string(), metadata.mode() & 0o7777);
+    }
+}
+
 /// Raises the limit on open files to what the system allows: a session and a delivery need one each.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -387,7 +417,7 @@ pub fn raise_descriptor_limit() {
 /// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
 const LANE_PLACES: usize = 1_000;
 /// SIGTERM to exit in under five seconds, as service managers and operators expect.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(3);
 /// A renewal comes weeks before it is needed.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 const HOUSEKEEPING: Duration = Duration::from_secs(5);

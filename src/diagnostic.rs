@@ -67,6 +67,8 @@ pub struct Placed<T> {
 pub enum Severity {
     Error,
     Warning,
+    /// A warning about what many do and mean: shown like any other, but `check` passes with it.
+    Advice,
 }
 
 impl Severity {
@@ -74,7 +76,7 @@ impl Severity {
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Error => "error",
-            Severity::Warning => "warning",
+            Severity::Warning | Severity::Advice => "warning",
         }
     }
 }
@@ -103,6 +105,11 @@ impl Diagnostic {
     #[must_use]
     pub fn warning(message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(Severity::Warning, message.into())
+    }
+
+    #[must_use]
+    pub fn advice(message: impl Into<String>) -> Diagnostic {
+        Diagnostic::new(Severity::Advice, message.into())
     }
 
     fn new(severity: Severity, message: String) -> Diagnostic {
@@ -138,7 +145,7 @@ impl Diagnostic {
     pub fn render(&self, coloured: bool) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
+            Severity::Warning | Severity::Advice => Level::WARNING,
         };
         let mut group = Group::with_title(level.primary_title(&self.message));
         if let Some(place) = &self.place {
@@ -215,9 +222,16 @@ impl Report {
         self.count(Severity::Error)
     }
 
+    /// Advice is among them.
     #[must_use]
     pub fn warnings(&self) -> usize {
-        self.count(Severity::Warning)
+        self.count(Severity::Warning) + self.count(Severity::Advice)
+    }
+
+    /// Errors, and warnings that are more than advice: with one of them `check` does not pass.
+    #[must_use]
+    pub fn findings(&self) -> usize {
+        self.count(Severity::Error) + self.count(Severity::Warning)
     }
 
     fn count(&self, severity: Severity) -> usize {
@@ -306,5 +320,16 @@ error: no target `x`
         assert!(report.render(false).ends_with("and 1 further findings\n"));
         assert_eq!((report.errors(), report.warnings()), (1, RENDERED_MAX));
         assert_eq!(report.json_lines().lines().count(), RENDERED_MAX + 1);
+    }
+
+    #[test]
+    fn advice_is_shown_as_a_warning_and_is_no_finding() {
+        let mut report = Report::default();
+        report.add(Diagnostic::advice("perhaps"));
+        assert_eq!(report.render(false), "warning: perhaps\n\n");
+        assert_eq!((report.errors(), report.warnings(), report.findings()), (0, 1, 0));
+        report.add(Diagnostic::warning("w"));
+        report.add(Diagnostic::error("e"));
+        assert_eq!((report.errors(), report.warnings(), report.findings()), (1, 2, 2));
     }
 }

@@ -1,8 +1,9 @@
 //! What happens, one function each: its log line and its metrics stand side by side, so that they cannot disagree.
 //!
 //! One wide line for each message and for each attempt, keyed by id. Text that a peer chose is escaped and cut
-//! before it is logged ([`quoted`]); no metric label is chosen by a peer. Metric names are an interface: README and
-//! `deploy/` rely on them.
+//! before it is logged ([`quoted`]); no metric label is chosen by a peer. A target's address is a write token of a CRM's:
+//! it is masked, and cut out of what its host said ([`scrub`]). Metric names are an interface: README and `deploy/` rely
+//! on them.
 
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
@@ -11,9 +12,11 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, info, warn};
 
+use crate::address::Mailbox;
 use crate::clock::Timestamp;
 use crate::id::{LegId, MessageId};
 use crate::reply::Reply;
+use crate::scrub::scrub;
 
 // Sessions
 
@@ -152,6 +155,16 @@ pub fn rule_hit(rule: &str, now: Timestamp) {
     gauge!("pointsman_rule_last_hit_timestamp_seconds", "rule" => rule.to_owned()).set(now.0 as f64 / 1000.0);
 }
 
+/// A check ended with this word of RFC 8601.
+pub fn checked(check: &'static str, result: &'static str) {
+    counter!("pointsman_auth_total", "check" => check, "result" => result).increment(1);
+}
+
+/// A leg was accepted whose DMARC will fail at the next hop.
+pub fn dmarc_at_risk(route: &str) {
+    counter!("pointsman_dmarc_at_risk_total", "route" => route.to_owned()).increment(1);
+}
+
 // Legs
 
 /// A leg entered a state.
@@ -165,9 +178,9 @@ pub fn quarantine_over(leg: &LegId, route: &str, state: &'static str, reason: &'
     info!(event = "quarantine-over", %leg, route, state, reason, "nobody released the leg in time");
 }
 
-/// A notification was written about `leg`; it is queued where the leg's settlement is.
+/// A notification was written about `leg`; it is queued where the leg's settlement is. `to` may be a target of ours.
 pub fn notification_made(leg: &LegId, id: MessageId, action: &'static str, to: &str) {
-    info!(event = "notification", %leg, message = %id, action, to = %quoted(to), "notification made");
+    info!(event = "notification", %leg, message = %id, action, to = %quoted(&masked(to)), "notification made");
 }
 
 /// The queue committed a group of `messages` in `took`.
@@ -186,7 +199,7 @@ pub struct AttemptEnded<'a> {
     pub alias: &'a str,
     /// Our name for the target where it has one: the address itself is a secret.
     pub target_name: Option<&'a str>,
-    pub target: &'a str,
+    pub target: &'a Mailbox,
     /// Host and address; empty where none answered.
     pub peer: &'a str,
     pub stage: &'a str,
@@ -203,17 +216,20 @@ pub struct AttemptEnded<'a> {
 pub fn attempt_ended(event: AttemptEnded<'_>) {
     metrics::counter!("pointsman_attempts_total", "route" => event.route.to_owned(), "result" => event.result)
         .increment(1);
-    let target = event.target_name.map_or_else(|| masked(event.target), str::to_owned);
+    let target = event.target_name.map_or_else(|| masked(event.target.as_str()), str::to_owned);
+    // A notification's own leg has no alias: its target stands there.
+    let is_target = event.alias.eq_ignore_ascii_case(event.target.as_str());
+    let alias = if is_target { masked(event.alias) } else { event.alias.to_owned() };
     info!(
         event = "attempt",
         leg = %event.leg,
         route = event.route,
-        alias = event.alias,
-        target,
-        peer = event.peer,
+        alias = %quoted(&alias),
+        target = %quoted(&target),
+        peer = %quoted(event.peer),
         stage = event.stage,
         result = event.result,
-        reply = scrubbed(event.reply, event.target),
+        reply = scrub(event.reply, event.target, &alias),
         attempt = event.attempt,
         took_ms = millis(event.duration),
         state = event.state,
@@ -231,9 +247,9 @@ pub fn leg_delivered(route: &str, since_received: Duration) {
     metrics::histogram!("pointsman_delivery_seconds", "route" => route.to_owned()).record(since_received.as_secs_f64());
 }
 
-/// A leg waits for an administrator: our configuration or our disk is wrong.
-pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &str) {
-    warn!(event = "leg-held", %leg, route, reason, detail);
+/// A leg waits for an administrator: our configuration or our disk is wrong. `detail` may be what the target's host said.
+pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &str, target: &Mailbox, alias: &str) {
+    warn!(event = "leg-held", %leg, route, reason, detail = scrub(detail, target, alias));
 }
 
 /// A route has its lane, and nothing is in its way.
@@ -241,9 +257,11 @@ pub fn lane_opened(route: &str) {
     gauge!("pointsman_route_paused", "route" => route.to_owned()).set(0.0);
 }
 
-/// No host of the route can be reached: `legs` legs share that answer, and nobody dials for `wait`.
-pub fn lane_backed_off(route: &str, legs: usize, wait: Duration, why: &str) {
+/// No host of the route can be reached: `legs` legs share that answer, and nobody dials for `wait`. The leg that was
+/// dialled for had this target and alias.
+pub fn lane_backed_off(route: &str, legs: usize, wait: Duration, why: &str, target: &Mailbox, alias: &str) {
     gauge!("pointsman_route_paused", "route" => route.to_owned()).set(1.0);
+    let why = scrub(why, target, alias);
     warn!(event = "route-backs-off", route, legs, seconds = wait.as_secs_f64(), why);
 }
 
@@ -273,28 +291,16 @@ pub fn clock_jumped(by: Duration) {
     warn!(event = "clock-jumped", seconds = by.as_secs(), "the wall clock jumped, expiry is suspended for an hour");
 }
 
-/// `c***@domain`: enough to recognise, too little to write to.
-fn masked(address: &str) -> String {
+/// `c***@***.vendor.example`: enough to recognise, too little to write to. Of a domain the last two labels stay: those
+/// before them hold the key with some CRMs.
+#[must_use]
+pub fn masked(address: &str) -> String {
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
     let first = local.chars().next().map(String::from).unwrap_or_default();
-    format!("{first}***@{domain}")
-}
-
-/// A reply without the target's address, which remotes love to repeat.
-fn scrubbed(reply: &str, target: &str) -> String {
-    // ASCII lower case keeps the positions of octets.
-    let (lower, wanted) = (reply.to_ascii_lowercase(), target.to_ascii_lowercase());
-    if wanted.is_empty() || !lower.contains(&wanted) {
-        return reply.to_owned();
+    match domain.rmatch_indices('.').nth(1) {
+        Some((at, _)) => format!("{first}***@***{}", &domain[at..]),
+        None => format!("{first}***@{domain}"),
     }
-    let mut clean = String::with_capacity(reply.len());
-    let mut copied = 0;
-    for (at, _) in lower.match_indices(&wanted) {
-        clean.push_str(&reply[copied..at]);
-        clean.push_str(&masked(target));
-        copied = at + wanted.len();
-    }
-    clean + &reply[copied..]
 }
 
 // The daemon
@@ -312,6 +318,12 @@ pub fn store_ready(ready: bool) {
     } else {
         tracing::error!(event = "store-failed", "the queue cannot be written: new mail is answered 451");
     }
+}
+
+/// The data directory's mode lets other users in.
+pub fn data_is_open(path: &str, mode: u32) {
+    let mode = format!("{mode:04o}");
+    warn!(event = "data-open-to-others", path, mode, "other users can enter the data directory: make it 0750");
 }
 
 /// Gauges that are read from the store.
@@ -335,9 +347,16 @@ pub fn stopped() {
     info!(event = "stopped");
 }
 
-/// An operator changed legs over the control socket.
-pub fn operated(by: &str, action: &str, legs: usize) {
-    info!(event = "operator", by, action, legs);
+/// What the configuration asks for and is not built yet: whoever reads the log later must not think that it is done.
+pub fn without_function(what: &[String]) {
+    if !what.is_empty() {
+        warn!(event = "without-function", what = what.join("; "), "the configuration asks for what is not built yet");
+    }
+}
+
+/// An operator changed legs over the control socket; `chosen` says how they were, as the command line would.
+pub fn operated(by: &str, action: &str, chosen: &str, legs: usize) {
+    info!(event = "operator", by, action, chosen = %quoted(chosen), legs);
 }
 
 // Text that others chose
@@ -358,9 +377,7 @@ impl fmt::Display for Quoted<'_> {
             if count == PEER_TEXT_CHARS_MAX {
                 return f.write_str("…");
             }
-            if c.is_control()
-                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            {
+            if is_hidden(c) {
                 write!(f, "\\u{{{:x}}}", u32::from(c))?;
             } else {
                 fmt::Write::write_char(f, c)?;
@@ -368,6 +385,17 @@ impl fmt::Display for Quoted<'_> {
         }
         Ok(())
     }
+}
+
+/// Controls, and what turns a line around, breaks it or cannot be seen: text with it may look like other text.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -379,6 +407,8 @@ const PEER_TEXT_CHARS_MAX: usize = 400;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -390,13 +420,82 @@ mod tests {
     }
 
     #[test]
+    fn a_masked_address_cannot_be_written_to() {
+        for (address, want) in [
+            ("cases-7f3a@crm.example", "c***@crm.example"),
+            ("\"é b@c\"@crm.example", "\"***@crm.example"),
+            ("support@a1b2c3.eu17.case.crm.example", "s***@***.crm.example"),
+            ("x", "x***@"),
+        ] {
+            assert_eq!(masked(address), want);
+        }
+    }
+
+    /// Where the lines of a test's own subscriber go.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged while `act` runs, at any level.
+    fn logged(act: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, act);
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Every event that is told a target, or what a target's host said.
+    #[test]
     fn an_intake_address_does_not_reach_the_log() {
-        assert_eq!(masked("cases-7f3a@crm.example"), "c***@crm.example");
-        assert_eq!(masked("\"é b@c\"@crm.example"), "\"***@crm.example");
-        assert_eq!(
-            scrubbed("550 <Cases@CRM.example>: no, cases@crm.example", "cases@crm.example"),
-            "550 <c***@crm.example>: no, c***@crm.example"
-        );
-        assert_eq!(scrubbed("250 ok", "cases@crm.example"), "250 ok");
+        let target = Mailbox::parse("Cases-7f3a@k9x8y7.case.crm.example").unwrap();
+        let leg = LegId { message: MessageId(1), n: 1 };
+        let alias = "aide@solarmora.com";
+        let said = "550 5.1.1 <cases-7F3A@k9x8y7.case.CRM.example> for aide@solarmora.com: 7f3a is no key of k9x8y7";
+        let attempt = |alias, target_name| {
+            attempt_ended(AttemptEnded {
+                leg: &leg,
+                route: "crm",
+                alias,
+                target_name,
+                target: &target,
+                peer: "crm.example [192.0.2.9]",
+                stage: "rcpt",
+                result: "permfail",
+                reply: said,
+                attempt: 1,
+                duration: Duration::ZERO,
+                state: "held",
+                reason: "unknown-target",
+            });
+        };
+        let events: [(&str, &dyn Fn()); 6] = [
+            ("attempt", &|| attempt(alias, None)),
+            ("attempt", &|| attempt(alias, Some("salesforce"))),
+            // A notification's leg, which has no alias of its own.
+            ("attempt", &|| attempt(target.as_str(), None)),
+            ("leg-held", &|| leg_held(&leg, "crm", "unknown-target", said, &target, alias)),
+            ("route-backs-off", &|| lane_backed_off("crm", 1, Duration::ZERO, said, &target, alias)),
+            ("notification", &|| notification_made(&leg, MessageId(2), "failed", target.as_str())),
+        ];
+        for (name, event) in events {
+            let line = logged(event).to_lowercase();
+            assert!(line.contains(name), "{line}");
+            for secret in ["cases", "7f3a", "k9x8y7", "case.crm"] {
+                assert!(!line.contains(secret), "{line}");
+            }
+        }
     }
 }

@@ -43,6 +43,7 @@ pub mod clock;
 pub mod id;
 pub mod diagnostic;
 pub mod document;
+pub mod scrub;
 pub mod events;
 pub mod log;
 

@@ -178,7 +178,12 @@ impl Feeder {
                     }
                 }
                 Some(recall) = recalled(&mut self.recalls) => self.give_back(recall).await,
-                () = self.due.notified() => self.lane.look_by(self.shared.now()),
+                () = self.due.notified() => {
+                    if self.shared.ports.handover.take_probe(&self.lane.route.name) {
+                        self.lane.end_wait();
+                    }
+                    self.lane.look_by(self.shared.now());
+                }
                 () = self.lane.bell.notified() => {}
                 Some(ended) = self.workers.join_next() => self.note_end(ended),
                 // The sender outlives the feeders: what changes is the value.
@@ -265,7 +270,7 @@ impl Feeder {
 
     async fn drain(mut self, deadline: Instant) {
         let route = self.lane.route.name.clone();
-        self.shared.ports.handover.set_paused(&route, true);
+        self.shared.ports.handover.close(&route);
         let mut waiting: Vec<LegId> = self.lane.drain().iter().map(|leg| leg.id).collect();
         if let Some(handed) = &mut self.handed {
             handed.close();
@@ -330,7 +335,7 @@ async fn hold_route(shared: &Shared, route: &str) {
     };
     let detail = format!("the configuration has no route `{route}`");
     let settlements = legs.iter().map(|leg| hold(leg, now, Reason::Route, &detail)).collect();
-    worker::settle(shared, route, settlements, || false).await;
+    worker::settle(shared, route, &legs, settlements, || false).await;
 }
 
 /// A leg that waits an hour for an administrator to mend the configuration. No attempt was made.

@@ -182,6 +182,9 @@ pub const TOO_MANY_HOPS: Reply = Reply::new(554, Enhanced(5, 4, 6), "too many Re
 pub const TOO_MANY_LEGS: Reply = Reply::new(554, Enhanced(5, 5, 3), "the rules make too many copies of this message");
 pub const NO_SUCH_RECIPIENT: Reply = Reply::new(550, Enhanced(5, 1, 1), "no such address here");
 pub const NOT_OURS: Reply = Reply::new(550, Enhanced(5, 7, 1), "relaying denied");
+pub const DMARC_FAILED: Reply = Reply::new(550, Enhanced(5, 7, 1), "the From domain's DMARC policy has this refused");
+pub const AUTH_UNKNOWN: Reply = Reply::new(451, Enhanced(4, 4, 3), "cannot look up who may send this, try again later");
+pub const CHECKS_BUSY: Reply = Reply::new(451, Enhanced(4, 3, 2), "too many large messages at once, try again later");
 pub const LOCAL_ERROR: Reply = Reply::new(451, Enhanced(4, 3, 0), "local error, try again later");
 pub const DISK_FULL: Reply = Reply::new(452, Enhanced(4, 3, 1), "insufficient storage, try again later");
 

@@ -9,13 +9,20 @@ use crate::clock::Timestamp;
 use crate::envelope::{Client, Envelope};
 use crate::id::MessageId;
 
-/// The fields that all copies of a message carry: Received (RFC 5321 §4.4).
+/// The fields that all copies of a message carry: `results`, our Authentication-Results field or nothing, and Received
+/// (RFC 5321 §4.4).
 ///
 /// Received names the recipient only where the transaction had just one: otherwise a Bcc'd alias would be shown to
 /// the others.
 #[must_use]
-pub fn common_prefix(hostname: &str, client: &Client, envelope: &Envelope, id: MessageId, now: Timestamp) -> Vec<u8> {
-    // Authentication-Results stands above Received, once there are results.
+pub fn common_prefix(
+    hostname: &str,
+    client: &Client,
+    envelope: &Envelope,
+    results: &str,
+    id: MessageId,
+    now: Timestamp,
+) -> Vec<u8> {
     let peer = match (&client.ptr, client.ip) {
         (Some(ptr), ip) => format!("{ptr} [{}]", literal(ip)),
         (None, ip) => format!("[{}]", literal(ip)),
@@ -25,7 +32,7 @@ pub fn common_prefix(hostname: &str, client: &Client, envelope: &Envelope, id: M
         _ => String::new(),
     };
     format!(
-        "Received: from {helo} ({peer})\r\n\tby {hostname} (Pointsman) with {protocol} id {id}{recipient};\r\n\t{date}\r\n",
+        "{results}Received: from {helo} ({peer})\r\n\tby {hostname} (Pointsman) with {protocol} id {id}{recipient};\r\n\t{date}\r\n",
         helo = client.helo,
         protocol = client.protocol(envelope.smtputf8),
         date = now.rfc5322(),
@@ -84,6 +91,7 @@ mod tests {
             "mx.solarmora.com",
             &client(),
             &envelope(recipients),
+            "",
             MessageId(0),
             Timestamp(1_795_292_431_042),
         );

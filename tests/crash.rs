@@ -120,6 +120,7 @@ fn a_power_cut_after_a_250_loses_nothing() {
     for round in 1..=3 {
         let survived = power_cut(&disk, round, false);
         assert_eq!(survived.lost, 0, "round {round}: {survived:?}");
+        assert_eq!(survived.promised_without_power, 0, "round {round}: {survived:?}");
         assert!(survived.acknowledged > 20, "round {round}: too little load to mean anything: {survived:?}");
     }
 }
@@ -137,12 +138,13 @@ fn without_fsync_the_power_cut_test_sees_the_loss() {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "a failure prints all of it")]
 struct Survived {
+    /// Before the cut began. While the kernel shuts the file system down, a sync that is under way may still return 0
+    /// for what it then throws away (some 3 of 40 runs; none of them lost a message from before), as no power cut can.
     acknowledged: usize,
     lost: usize,
-    /// Of these, those whose 250 came before the cut began; the others' came while it was cut, or after.
-    lost_before_the_cut: usize,
+    /// New transactions that got a 250 on a file system that was shut down.
+    promised_without_power: usize,
 }
 
 /// Load, power cut, mount, restart, release; counts what the CRM got of what was acknowledged.
@@ -170,10 +172,9 @@ fn power_cut(disk: &Disk, round: usize, without_fsync: bool) -> Survived {
     wait_for("some load", || (load.acknowledged().len() > 200).then_some(()));
     let before_the_cut = load.acknowledged();
     disk.cut_power();
+    let promised_without_power = (0..5).filter(|_| takes_mail(daemon.smtp)).count();
     let mut site = daemon.kill9();
     load.stop(clients);
-    // A yes after the cut is a lie, and counts as a loss. Not for the control: it shall lose what was there.
-    let acknowledged = if without_fsync { before_the_cut.clone() } else { load.acknowledged() };
     disk.mount_again();
 
     site.set_environment("LD_PRELOAD", "");
@@ -181,18 +182,24 @@ fn power_cut(disk: &Disk, round: usize, without_fsync: bool) -> Survived {
         Ok(daemon) => daemon,
         Err((site, status)) if without_fsync => {
             println!("the control did not start again ({status}): all is lost\n{}", site.log());
-            let all = acknowledged.len();
-            return Survived { acknowledged: all, lost: all, lost_before_the_cut: all };
+            let all = before_the_cut.len();
+            return Survived { acknowledged: all, lost: all, promised_without_power };
         }
         Err((site, status)) => panic!("the daemon did not start after the cut: {status}\n{}", site.log()),
     };
     daemon.cli(&["queue", "release", "--state", "held"]);
     wait_for("all held mail to be delivered", || daemon.rows(&["queue", "list"]).is_empty().then_some(()));
     let arrived: BTreeSet<usize> = crm.mails().iter().map(|mail| number_of(&mail.bytes)).collect();
-    let lost = acknowledged.keys().filter(|number| !arrived.contains(number)).count();
-    let lost_before_the_cut = before_the_cut.keys().filter(|number| !arrived.contains(number)).count();
+    let lost = before_the_cut.keys().filter(|number| !arrived.contains(number)).count();
     drop(daemon);
-    Survived { acknowledged: acknowledged.len(), lost, lost_before_the_cut }
+    Survived { acknowledged: before_the_cut.len(), lost, promised_without_power }
+}
+
+/// Whether a whole new transaction ends in a 250.
+fn takes_mail(to: SocketAddr) -> bool {
+    let reply = Client::try_connect(to)
+        .and_then(|mut client| client.try_deliver("late@example.org", &["aide@solarmora.com"], &message(usize::MAX)));
+    reply.is_ok_and(|reply| reply.code == 250)
 }
 
 /// Conservation, read from the tables as an administrator may with `sqlite3 -readonly`, and not from what the daemon

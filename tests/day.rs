@@ -118,12 +118,15 @@ impl World {
             ids: ids.clone(),
             store: store.clone(),
             handover: handover.clone(),
+            checker: None,
         };
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
         let rules = Arc::new(rule_set());
         let ruling = Ruling {
             srs: None,
+            auth: None,
+            upstream: Vec::new(),
             session: Arc::new(session),
             rules,
             routes: routes.clone(),
@@ -205,7 +208,12 @@ fn rule_set() -> RuleSet {
         dead = { to = "dead" }
     "#;
     let routes = ["well", "busy", "dead", "default"].map(|name| (name.to_owned(), true)).into();
-    let surroundings = Surroundings { routes: &routes, read: &|_, _| Err("there are no files".to_owned()) };
+    let surroundings = Surroundings {
+        routes: &routes,
+        looks_up_mx: true,
+        checks: [true; 4],
+        read: &|_, _| Err("there are no files".to_owned()),
+    };
     let mut report = Report::default();
     let parsed = rules::parse(&[Source::new("rules.toml", text)], &surroundings, &mut report);
     parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules

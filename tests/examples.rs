@@ -14,10 +14,14 @@ use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{program, run};
+use crate::harness::{Certificates, Client, Crm, Setup, has, program, run, wait_for};
 
 /// What `deploy/pointsman.toml` names and the project cannot bring along.
 const SECRETS: [&str; 3] = ["fullchain.pem", "key.pem", "srs.key"];
+
+/// The documents whose paths must exist.
+const DOCUMENTS: [&str; 6] =
+    ["README.md", "CHANGELOG.md", "docs/rules.md", "docs/operating.md", "tests/README.md", "tests/dialogs/README.md"];
 
 #[test]
 fn the_deployed_configuration_with_the_example_rules_has_no_findings() {
@@ -78,6 +82,92 @@ fn the_readme_s_configuration_has_no_findings() {
 }
 
 #[test]
+fn the_readme_s_steps_lead_to_the_first_case() {
+    let text = readme();
+    let steps = text.split("\n## ").find(|part| part.starts_with("From nothing")).expect("the README has its steps");
+    let blocks = fenced(steps, "toml");
+    let [main, rules] = &blocks[..] else { panic!("a configuration and rules: {blocks:?}") };
+    let crm = Crm::start();
+    let site = Setup::new(crm.address()).site();
+    // Only what a test cannot have is replaced: fixed ports, a CRM of one's own with a certificate, a place in /var.
+    let mut main = format!("{main}\n[[listener]]\naddress = \"127.0.0.1:0\"\n[queue]\nmin-free = \"1MiB\"\n");
+    for (written, meant) in [
+        ("/var/lib/pointsman", site.data().display().to_string()),
+        ("smtp.mon-crm.com:25", crm.address().to_string()),
+        ("\"require\"", "\"off\"".to_owned()),
+        ("127.0.0.1:8025", "127.0.0.1:0".to_owned()),
+    ] {
+        assert_eq!(main.matches(written).count(), 1, "the README's configuration has no {written}");
+        main = main.replace(written, &meant);
+    }
+    fs::write(site.config(), main).unwrap();
+    site.write_rules(rules);
+    let typed = Regex::new(r"`((?:pointsman|swaks) [^`]*)`").unwrap();
+    let typed: Vec<&str> = typed.captures_iter(steps).map(|found| found.extract::<1>().1[0]).collect();
+    let serve = typed.iter().position(|command| command.starts_with("pointsman serve")).expect("a step that serves");
+    let (before, after) = typed.split_at(serve);
+    let folder = site.path().to_owned();
+    for command in before {
+        shell(&folder, command);
+    }
+    let daemon = site.start();
+    let mut told = String::new();
+    for command in &after[1..] {
+        if command.starts_with("swaks") && !has("the_readme_s_steps_lead_to_the_first_case", "swaks") {
+            Client::connect(daemon.smtp).deliver("client@example.org", &["aide@solarmora.com"], b"Subject: x\r\n\r\n");
+            continue;
+        }
+        if command.starts_with("pointsman trace") {
+            wait_for("the case", || {
+                daemon.rows(&["trace"]).first().filter(|leg| leg["state"] == "delivered").map(drop)
+            });
+        }
+        told = shell(&folder, &command.replace("127.0.0.1:25", &daemon.smtp.to_string()));
+    }
+    assert!(told.contains("accepted from <client@example.org>") && told.contains("=> delivered"), "{told}");
+    let pages = Regex::new(r"`http://127.0.0.1:8025(/\w+)`").unwrap();
+    let pages: Vec<String> = pages.captures_iter(steps).map(|found| found[1].to_owned()).collect();
+    assert_eq!(pages, ["/metrics", "/healthz", "/readyz"]);
+    pages.iter().for_each(|page| assert_eq!(daemon.http(page).0, 200, "{page}"));
+}
+
+#[test]
+fn the_deployed_configuration_says_how_to_check_it() {
+    let text = fs::read_to_string(root().join("deploy/pointsman.toml")).unwrap();
+    let steps: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    assert!(steps.last().is_some_and(|last| last.starts_with("pointsman check")), "{steps:?}");
+    if !has("the_deployed_configuration_says_how_to_check_it", "openssl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["deploy", "rules"] {
+        run(Command::new("cp").arg("-r").arg(root().join(name)).arg(folder.path()));
+    }
+    let said = shell(folder.path(), &steps.join(" && "));
+    assert!(said.lines().any(|line| line == "ok"), "{said}");
+}
+
+#[test]
+fn the_reference_of_the_rules_shows_what_holds() {
+    let text = fs::read_to_string(root().join("docs/rules.md")).unwrap();
+    let blocks = fenced(&text, "toml");
+    let (ground, examples) = blocks.split_first().expect("the lines that the examples stand on");
+    assert!(examples.len() > 4, "the examples were not found");
+    for example in examples {
+        let folder = tempfile::tempdir().unwrap();
+        let main =
+            "hostname = 'mx.solarmora.com'\n[route]\ncrm.hosts = 'crm.example'\ngoogle.hosts = 'smtp.google.com'\n";
+        fs::write(folder.path().join("pointsman.toml"), main).unwrap();
+        fs::create_dir(folder.path().join("rules")).unwrap();
+        fs::write(folder.path().join("rules/0.toml"), ground).unwrap();
+        fs::write(folder.path().join("rules/1.toml"), example).unwrap();
+        let (report, summary) = check(&folder.path().join("pointsman.toml"), true);
+        assert!(report.is_empty(), "{}", report.render(false));
+        assert!(summary.expect("it loads").counts.tests > 0, "an example that proves nothing: {example}");
+    }
+}
+
+#[test]
 fn the_readme_s_commands_exist() {
     let commands = commands(&readme());
     assert!(commands.len() > 15, "the README's commands were not found: {commands:?}");
@@ -92,7 +182,7 @@ fn the_readme_s_commands_exist() {
 #[test]
 fn the_paths_in_the_documentation_exist() {
     let path = Regex::new(r"\]\(([^)#:]+)\)|`((?:src|tests|rules|deploy|benches|\.ci)/[\w./-]*)`").unwrap();
-    for document in ["README.md", "tests/README.md", "tests/dialogs/README.md"] {
+    for document in DOCUMENTS {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for found in path.captures_iter(&text) {
             let named = found.get(1).or(found.get(2)).expect("one of them matched").as_str();
@@ -114,9 +204,14 @@ fn deployed() -> TempDir {
         fs::copy(&from, &to).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
     }
+    let issued = Certificates::new("mx.solarmora.com");
     for name in SECRETS {
         let path = folder.path().join(name);
-        fs::write(&path, "a stand-in\n").unwrap();
+        match name {
+            "fullchain.pem" => drop(fs::copy(issued.certificate(), &path).unwrap()),
+            "key.pem" => drop(fs::copy(issued.key(), &path).unwrap()),
+            _ => fs::write(&path, "a stand-in\n").unwrap(),
+        }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     folder
@@ -131,6 +226,14 @@ fn rule_files() -> Vec<PathBuf> {
     files.sort();
     assert!(!files.is_empty(), "the example rules are gone");
     files
+}
+
+/// Runs a line as a shell would in `folder`, with our program in its path; gives what it printed. It must succeed.
+fn shell(folder: &Path, line: &str) -> String {
+    let program = program();
+    let program = program.parent().expect("the program is in a folder");
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+    run(Command::new("sh").args(["-c", line]).current_dir(folder).env("PATH", path))
 }
 
 fn readme() -> String {

@@ -2,7 +2,8 @@
 //!
 //! Each test hands in mail over SMTP, lets the CRM behave in one way, and asks the command line what became of it.
 //! Golden mail folders (tests/mail) are in `golden`, the command line itself in `commands`, a CRM that
-//! misbehaves in `remote`, chunks and load balancers in `framing`, what goes back to a sender in `returns`.
+//! misbehaves in `remote`, chunks and load balancers in `framing`, what goes back to a sender in `returns`, what was
+//! refused in `refusals`, what lies on the disk in `ground`.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +16,9 @@ mod commands;
 mod framing;
 mod dialogs;
 mod golden;
+mod ground;
 mod limits;
+mod refusals;
 mod remote;
 mod returns;
 

@@ -100,6 +100,95 @@ fn a_route_that_backs_off_says_so_until_it_is_reached() {
 }
 
 #[test]
+fn status_says_which_route_backs_off_and_why() {
+    let (daemon, crm) = Daemon::with_crm();
+    assert!(!daemon.cli(&["status"]).succeeds().out.contains("backs off"));
+    crm.go_down();
+    daemon.send("aide@solarmora.com");
+    wait_for("the route to back off", || {
+        daemon.cli(&["status"]).out.contains("route crm: backs off until").then_some(())
+    });
+    let status = daemon.cli(&["status"]).succeeds().out;
+    assert!(status.contains(", because ") && status.contains("refused"), "{status}");
+    let row = daemon.rows(&["status"]).remove(0);
+    assert_eq!((&row["backing_off"][0]["route"], &row["not_ready"]), (&"crm".into(), &Value::Null));
+    crm.come_up();
+    daemon.cli(&["queue", "retry", "--route", "crm"]).succeeds();
+    wait_for("the route to be reached", || (!daemon.cli(&["status"]).out.contains("backs off")).then_some(()));
+}
+
+/// The disk below its floor is the commonest reason to take no mail.
+#[test]
+fn status_and_readyz_give_the_same_reason() {
+    let crm = Crm::start();
+    let daemon = Setup::new(crm.address()).min_free("1000TiB").start();
+    let reason = "too little free space for new mail";
+    assert_eq!(daemon.http("/readyz"), (503, format!("not ready: {reason}\n")));
+    daemon.cli(&["status"]).succeeds().says(&[&format!("takes no mail: {reason}")]);
+    assert_eq!(daemon.rows(&["status"])[0]["not_ready"], reason);
+}
+
+#[test]
+fn the_crms_secret_address_stays_out_of_the_log() {
+    let crm = Crm::start();
+    let rules = RULES.replace("case@mon-crm.com", "case-7f3a@k9x8.eu.mon-crm.com");
+    let daemon = Setup::new(crm.address()).rules(&rules).start();
+    for (answer, reason) in [
+        ("550 5.1.1 <case-7f3a@k9x8.eu.mon-crm.com>: no such user", "unknown-target"),
+        ("450 4.2.1 <CASE-7F3A@k9x8.eu.mon-crm.com>: later", "tempfail"),
+        ("550 5.7.1 case-7f3a takes no such mail", "remote-content"),
+    ] {
+        crm.answer(Stage::Rcpt, answer);
+        let id = daemon.send("aide@solarmora.com");
+        wait_for(reason, || daemon.rows(&["trace", "--id", &id]).pop().filter(|row| row["reason"] == reason));
+        // The ledger has it word for word.
+        daemon.cli(&["trace", "--id", &id]).succeeds().says(&[answer]);
+    }
+    daemon.signal("TERM");
+    let (site, _) = daemon.wait();
+    let log = site.log().to_lowercase();
+    assert!(log.contains("\"leg-held\"") && log.contains("no such user"), "{log}");
+    for secret in ["7f3a", "k9x8"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+/// `factures` has two legs by one rule, and `aide` a rule of its own.
+#[test]
+fn a_rule_counts_once_for_each_recipient_and_is_named_once() {
+    let (daemon, _crm) = Daemon::with_crm();
+    let recipients = ["factures@solarmora.com", "aide@solarmora.com"];
+    let id = Client::connect(daemon.smtp).deliver("client@example.org", &recipients, b"x\r\n").queued_as();
+    daemon.wait_for_leg(&format!("{id}.3"), "delivered");
+    let metrics = Metrics::of(&daemon);
+    for rule in ["factures@solarmora.com", "aide to the CRM"] {
+        assert_eq!(metrics.value("pointsman_rule_hits_total", "rule", rule), Some(1.0), "{rule}");
+    }
+    let line = wait_for("the message's line", || {
+        daemon.log().lines().find(|line| line.contains(r#""event":"message""#)).map(str::to_owned)
+    });
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["rules"], "factures@solarmora.com, aide to the CRM");
+}
+
+#[test]
+fn the_command_line_shows_hostile_text_harmlessly() {
+    let (daemon, crm) = Daemon::with_crm();
+    hostile_mail(&daemon, &crm);
+    for command in
+        [&["trace", "--since", "1h"][..], &["trace", "--since", "1h", "--json"], &["queue", "list"], &["queue", "show"]]
+    {
+        let out = daemon.cli(command).succeeds().out;
+        let hostile =
+            |c: &char| (c.is_control() && *c != '\n') || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
+        assert_eq!(out.chars().find(hostile), None, "{command:?}: {out:?}");
+    }
+    // For a script nothing has changed.
+    let rows = daemon.rows(&["trace", "--since", "1h"]);
+    assert!(rows.iter().any(|row| row["subject"].as_str().is_some_and(|text| text.contains('\u{202e}'))), "{rows:?}");
+}
+
+#[test]
 fn the_metrics_counts_agree_with_the_queue() {
     let (daemon, crm) = Daemon::with_crm();
     crm.follow(|stage, line| {

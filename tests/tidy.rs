@@ -19,6 +19,7 @@ const PURE: &[&str] = &[
     "src/envelope.rs",
     "src/tls/validity.rs",
     "src/diagnostic.rs",
+    "src/scrub.rs",
     "src/proxy.rs",
     "src/smtp/",
     "src/policy/",

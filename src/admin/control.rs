@@ -4,6 +4,7 @@
 //! on, and a last one `{"end": …}` or `{"error": …}`. Who may open the socket (mode 0660) may do all of it; each
 //! action names the peer's user in the ledger.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +18,14 @@ use tokio::net::{UnixListener, UnixStream};
 pub use super::operate::Action;
 use super::operate::{self, Operator, Prepared, Told};
 use super::pages::{Messages, Pages};
-use super::view::{LegView, MessageView, OpenView, RefusedView, Select, StatusView};
+use super::view::{BackOffView, LegView, MessageView, OpenView, RefusedView, Select, StatusView};
 use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::MessageId;
 use crate::inbound::Inbound;
+use crate::queue::handover::{Handover, Trouble};
 use crate::queue::sqlite::{Filter, ROWS_MAX, SqliteStore};
-use crate::queue::{State, Store, StoreError};
+use crate::queue::{State, StoreError};
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,6 +104,7 @@ pub struct Control {
     pub clock: Arc<dyn Clock>,
     pub store: Arc<SqliteStore>,
     pub inbound: Arc<Inbound>,
+    pub handover: Arc<Handover>,
     pub hostname: String,
     pub listeners: Vec<String>,
     pub admin: Option<String>,
@@ -189,15 +192,13 @@ impl Control {
                 }
             }
             Request::Refused { select } => {
-                let since = select.filter(now, &[])?.since;
-                let limit = select.limit.unwrap_or(REFUSED_LINES);
-                let rows = self.store.refused(select.recipient, since, limit).await?;
+                let rows = self.store.refused(select.refused(now)?).await?;
                 asker.tell(rows.into_iter().map(|row| Line::Refused(Box::new(row.into())))).await?;
             }
             Request::Operate { select, scope, action, dry_run } => {
                 let filter = select.filter(now, scope.states())?;
                 let operator = Operator { store: &self.store, inbound: &self.inbound, by, dry_run, now };
-                self.operate(asker, &operator, filter, &action).await?;
+                self.operate(asker, &operator, (filter, &select.typed()), &action).await?;
             }
             Request::Status => {
                 let status = self.status(now).await?;
@@ -212,7 +213,7 @@ impl Control {
         &self,
         asker: &mut Asker,
         operator: &Operator<'_>,
-        filter: Filter,
+        (filter, chosen): (Filter, &str),
         action: &Action,
     ) -> Result<(), Stop> {
         let ruling = self.inbound.ruling();
@@ -220,7 +221,7 @@ impl Control {
         let (mut seen, mut done) = (0, 0);
         let acted = self.act(asker, operator, &prepared, filter.clone(), (&mut seen, &mut done)).await;
         if !operator.dry_run {
-            events::operated(operator.by, action.as_str(), done);
+            events::operated(operator.by, action.as_str(), chosen, done);
         }
         acted?;
         if seen == 0 && filter.message.is_some() && !self.exists(&filter).await? {
@@ -246,6 +247,10 @@ impl Control {
             for bite in operate::bites(rows) {
                 let told = operator.act(&ruling, prepared, bite).await?;
                 *done += told.iter().filter(|told| told.done).count();
+                if prepared.is_retry() && !operator.dry_run {
+                    let routes: BTreeSet<&str> = told.iter().map(|told| told.leg.route.as_str()).collect();
+                    routes.into_iter().for_each(|route| self.handover.probe(route));
+                }
                 asker.tell(told.into_iter().map(Line::from)).await?;
             }
         }
@@ -273,8 +278,10 @@ impl Control {
             listeners: self.listeners.clone(),
             admin: self.admin.clone(),
             sessions: self.inbound.sessions(),
-            ready: self.store.accepting(),
+            ready: self.store.readiness().is_ok(),
+            not_ready: self.store.readiness().err().map(str::to_owned),
             open: open.collect(),
+            backing_off: self.handover.troubles().into_iter().map(|trouble| back_off_view(trouble, now)).collect(),
         })
     }
 }
@@ -333,9 +340,12 @@ impl From<Told> for Line {
     }
 }
 
+fn back_off_view((route, trouble): (String, Trouble), now: Timestamp) -> BackOffView {
+    BackOffView { route, until: (now < trouble.until).then(|| trouble.until.to_string()), why: trouble.why }
+}
+
 /// A request is a filter and an action.
 const REQUEST_OCTETS_MAX: u64 = 64 * 1024;
 /// How long an asker may take to read a page of the answer, or to ask. A long list has no limit but this one.
 const ASK_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-pub const REFUSED_LINES: usize = 100;

@@ -103,12 +103,14 @@ pub fn prepare(action: &Action, ruling: &Ruling) -> Result<Prepared, String> {
 }
 
 impl Prepared {
+    #[must_use]
+    pub fn is_retry(&self) -> bool {
+        matches!(self, Prepared::Each(Operation::Retry))
+    }
+
     /// What is being sent, or is about to be, needs no retry; every other action wants the legs that wait in memory.
     fn wants_waiting(&self) -> bool {
-        match self {
-            Prepared::Each(operation) => *operation != Operation::Retry,
-            Prepared::Release | Prepared::Retarget(_) | Prepared::Redecide => true,
-        }
+        !self.is_retry()
     }
 }
 

@@ -208,7 +208,11 @@ mod tests {
         let read = |_: &str, _: &str| Err("no such file".to_owned());
         let mut report = Report::default();
         let sources = [Source::new("rules.toml".to_owned(), text)];
-        let parsed = parse(&sources, &Surroundings { routes: &routes, read: &read }, &mut report);
+        let parsed = parse(
+            &sources,
+            &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read },
+            &mut report,
+        );
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         Ruling {
             session: Arc::new(Settings::new("mx.d.example".to_owned(), postmaster, 1, 1)),
@@ -217,6 +221,8 @@ mod tests {
             legs_max: 10,
             balancers: BTreeMap::new(),
             tls: None,
+            auth: None,
+            upstream: Vec::new(),
             srs: Srs::new(Domain::parse("srs.d.example").unwrap(), &[b"secret".to_vec()]).map(Arc::new),
         }
     }

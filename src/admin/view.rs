@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::config::units;
-use crate::events::quoted;
+use crate::events;
 use crate::id::{LegId, MessageId};
-use crate::queue::sqlite::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order};
+use crate::queue::sqlite::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, RefusedFilter};
 use crate::queue::{Reason, Refused, State};
 
 /// A filter as typed: words, not yet looked at.
@@ -64,6 +64,32 @@ impl Select {
         })
     }
 
+    /// The options of the command line that say the same, for the log: a target's address is a secret and masked.
+    #[must_use]
+    pub fn typed(&self) -> String {
+        let target = self.target.as_ref().map(|t| if t.contains('@') { events::masked(t) } else { t.clone() });
+        let one = [
+            ("id", &self.id),
+            ("recipient", &self.recipient),
+            ("target", &target),
+            ("route", &self.route),
+            ("reason", &self.reason),
+            ("sender", &self.sender),
+            ("from", &self.from),
+            ("subject", &self.subject),
+            ("message-id", &self.message_id),
+            ("client", &self.client),
+            ("since", &self.since),
+            ("until", &self.until),
+        ];
+        let given = one.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        let states = self.state.iter().map(|state| ("state", state.clone()));
+        let limit = self.limit.map(|limit| ("limit", limit.to_string()));
+        let options: Vec<String> =
+            given.chain(states).chain(limit).map(|(name, value)| format!("--{name} {value}")).collect();
+        if options.is_empty() { "all".to_owned() } else { options.join(" ") }
+    }
+
     /// Whether nothing narrows the choice: an action on everything must be meant.
     #[must_use]
     pub fn is_everything(&self) -> bool {
@@ -84,13 +110,49 @@ impl Select {
         texts.iter().all(|text| text.is_none()) && self.state.is_empty()
     }
 
-    /// Whether it could mean recipients and messages that were refused: they have no id, state, route or target.
+    /// Takes the word [`REFUSED`] out of the states, and says what is asked for besides legs. Recipients and messages
+    /// that were refused have no id, target, route, reason or header.
     #[must_use]
-    pub fn may_mean_refused(&self) -> bool {
+    pub fn take_refused(&mut self) -> Asked {
         let leg_only = [&self.id, &self.target, &self.route, &self.reason, &self.from, &self.subject, &self.message_id];
-        leg_only.iter().all(|text| text.is_none()) && self.state.is_empty()
+        let may_mean_refused = leg_only.iter().all(|text| text.is_none());
+        let words = self.state.len();
+        self.state.retain(|word| word != REFUSED);
+        match (may_mean_refused, words == self.state.len(), self.state.is_empty()) {
+            (true, true, true) | (true, false, false) => Asked::Both,
+            (true, false, true) => Asked::Refused,
+            (false, false, true) => Asked::Nothing,
+            (_, true, _) | (false, false, false) => Asked::Legs,
+        }
+    }
+
+    /// The refusals meant.
+    pub fn refused(&self, now: Timestamp) -> Result<RefusedFilter, String> {
+        Ok(RefusedFilter {
+            recipient: self.recipient.clone(),
+            sender: self.sender.clone(),
+            client: self.client.clone(),
+            since: self.since.as_deref().map(|word| parse_time(word, now)).transpose()?,
+            until: self.until.as_deref().map(|word| parse_time(word, now)).transpose()?,
+            limit: self.limit.unwrap_or(REFUSED_LINES),
+        })
     }
 }
+
+/// What `trace` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Legs,
+    Refused,
+    Both,
+    /// The words contradict each other: nothing that was refused has an id, say.
+    Nothing,
+}
+
+/// The state of what has no leg.
+pub const REFUSED: &str = "refused";
+/// Refusals in one answer, where nobody asks for more.
+const REFUSED_LINES: usize = 100;
 
 fn parse_id(word: &str) -> Result<(MessageId, Option<u16>), String> {
     if let Ok(id) = word.parse::<MessageId>() {
@@ -291,6 +353,19 @@ fn action_view(leg: String, row: ActionRow) -> ActionView {
 pub struct RefusedView {
     /// Always `refused`.
     pub state: String,
+    /// What a leg has and this has not is there and null, so that a script can rely on the keys.
+    #[serde(default)]
+    pub id: Option<String>,
+    #[serde(default)]
+    pub message: Option<String>,
+    #[serde(default)]
+    pub target: Option<String>,
+    #[serde(default)]
+    pub route: Option<String>,
+    #[serde(default)]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub attempts: u32,
     pub at: String,
     pub listener: String,
     pub client: String,
@@ -303,13 +378,19 @@ pub struct RefusedView {
 impl From<Refused> for RefusedView {
     fn from(row: Refused) -> RefusedView {
         RefusedView {
-            state: "refused".to_owned(),
+            state: REFUSED.to_owned(),
+            id: None,
+            message: None,
+            target: None,
+            route: None,
+            reason: None,
+            attempts: 0,
             at: row.at.to_string(),
             listener: row.listener,
             client: row.client.to_string(),
-            helo: quoted(&row.helo).to_string(),
-            sender: quoted(&row.sender).to_string(),
-            recipient: quoted(&row.recipient).to_string(),
+            helo: row.helo,
+            sender: row.sender,
+            recipient: row.recipient,
             reply: row.reply,
         }
     }
@@ -327,7 +408,21 @@ pub struct StatusView {
     pub sessions: usize,
     /// New mail is taken.
     pub ready: bool,
+    /// Why not.
+    #[serde(default)]
+    pub not_ready: Option<String>,
     pub open: Vec<OpenView>,
+    #[serde(default)]
+    pub backing_off: Vec<BackOffView>,
+}
+
+/// A route none of whose hosts can be reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackOffView {
+    pub route: String,
+    /// Nobody dials before; `None`: the wait is over, and the next leg that is due is tried.
+    pub until: Option<String>,
+    pub why: String,
 }
 
 /// Open legs of one route in one state.
@@ -353,6 +448,27 @@ mod tests {
         assert!(error(Select { reason: Some("x".into()), ..Select::default() }).contains("unknown-target"));
         assert!(error(Select { since: Some("soon".into()), ..Select::default() }).contains("2h"));
         assert!(error(Select { id: Some("7".into()), ..Select::default() }).contains("13 letters"));
+    }
+
+    #[test]
+    fn refused_is_a_state_that_only_trace_knows() {
+        let asked = |state: &[&str], id: Option<&str>| {
+            let state = state.iter().map(|&word| word.to_owned()).collect();
+            let mut select = Select { state, id: id.map(str::to_owned), ..Select::default() };
+            (select.take_refused(), select.state.join(" "))
+        };
+        let id = Some("0000000000001");
+        for (state, id, want) in [
+            (&[][..], None, (Asked::Both, "")),
+            (&["refused"], None, (Asked::Refused, "")),
+            (&["held"], None, (Asked::Legs, "held")),
+            (&["refused", "held"], None, (Asked::Both, "held")),
+            (&[], id, (Asked::Legs, "")),
+            (&["refused"], id, (Asked::Nothing, "")),
+            (&["refused", "held"], id, (Asked::Legs, "held")),
+        ] {
+            assert_eq!(asked(state, id), (want.0, want.1.to_owned()), "{state:?} {id:?}");
+        }
     }
 
     #[test]

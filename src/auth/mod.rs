@@ -7,6 +7,7 @@
 use crate::address::ReversePath;
 
 pub mod cuts;
+pub mod disposition;
 pub mod results;
 pub mod spf;
 pub mod verify;

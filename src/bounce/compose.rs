@@ -9,10 +9,10 @@ use std::fmt::Write as _;
 
 use crate::address::Mailbox;
 use crate::bounce::cause::Cause;
-use crate::bounce::scrub::scrub;
 use crate::clock::Timestamp;
 use crate::envelope::OriginalRecipient;
 use crate::id::MessageId;
+use crate::scrub::scrub;
 use crate::smtp::xtext;
 
 /// All that a notification says.

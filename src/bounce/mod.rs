@@ -5,7 +5,7 @@
 //! [`NoticeTo`], which names a mailbox or nobody; the null sender has none, and nothing here can be given one. Whoever
 //! is not told keeps his mail in the quarantine.
 //!
-//! `compose` writes the message. `scrub` keeps the target's address out of it: that address is a write token of the
+//! `compose` writes the message, and keeps the target's address out of it: that address is a write token of the
 //! CRM's, and the alias is all that a sender ever knew.
 
 use std::time::Duration;
@@ -17,11 +17,9 @@ use crate::rules::Bounces;
 
 mod cause;
 mod compose;
-mod scrub;
 
 pub use cause::{Cause, cause};
 pub use compose::{Composed, Notice, ORIGINAL_OCTETS_MAX, Original, Reported, compose};
-pub use scrub::scrub;
 
 /// What there is to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

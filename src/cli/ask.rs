@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::{Ended, Output, render};
 use crate::admin::control::{self, Action, Line, Request, Scope};
 use crate::admin::pages::{Messages, Pages};
-use crate::admin::view::Select;
+use crate::admin::view::{Asked, Select};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::queue::sqlite::{OpenError, ROWS_MAX, ReadOnly, SqliteStore};
@@ -108,7 +108,7 @@ struct FilterArgs {
     target: Option<String>,
     #[arg(long)]
     route: Option<String>,
-    /// Repeat it for several
+    /// Repeat it for several; `trace` also knows `refused`, which has no leg
     #[arg(long)]
     state: Vec<String>,
     #[arg(long)]
@@ -185,34 +185,28 @@ pub(super) fn quarantine(config: &Path, command: &QuarantineCommand) -> anyhow::
 
 /// Journeys as text, legs as JSON; refused recipients with both where the filter may mean them.
 pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
-    let select = args.listing.filter.select();
+    let mut select = args.listing.filter.select();
+    let asked = select.take_refused();
     let json = args.listing.output.json;
     let source = Source::open(config)?;
     let mut list = List::new(json, select.limit.unwrap_or(JOURNEYS_SHOWN));
-    let asked = list.asked(&select);
-    if json {
-        source.ask(&Request::Legs { select: asked, scope: Scope::All }, &mut |line| list.take(line))?;
-    } else {
-        source.ask(&Request::Messages { select: asked, scope: Scope::All }, &mut |line| list.take(line))?;
+    let (legs, refused) = match asked {
+        Asked::Legs => (true, false),
+        Asked::Refused => (false, true),
+        Asked::Both => (true, true),
+        Asked::Nothing => (false, false),
+    };
+    if legs {
+        let (select, scope) = (list.asked(&select), Scope::All);
+        let request = if json { Request::Legs { select, scope } } else { Request::Messages { select, scope } };
+        source.ask(&request, &mut |line| list.take(line))?;
+        list.cut();
     }
-    list.cut();
-    if select.may_mean_refused() {
-        let filter = &args.listing.filter;
-        source.ask(&Request::Refused { select }, &mut |line| {
-            if refused_matches(&line, filter) {
-                list.take(line);
-            }
-        })?;
+    if refused {
+        source.ask(&Request::Refused { select }, &mut |line| list.take(line))?;
     }
     list.end("nothing found");
     Ok(Ended::Done)
-}
-
-fn refused_matches(line: &Line, filter: &FilterArgs) -> bool {
-    let Line::Refused(refused) = line else { return true };
-    let sender = filter.sender.as_deref().map(|sender| sender.trim_matches(['<', '>']));
-    sender.is_none_or(|sender| refused.sender.trim_matches(['<', '>']).eq_ignore_ascii_case(sender))
-        && filter.client.as_ref().is_none_or(|client| refused.client == *client)
 }
 
 pub(super) fn status(config: &Path, json: bool) -> anyhow::Result<Ended> {
@@ -225,11 +219,20 @@ pub(super) fn status(config: &Path, json: bool) -> anyhow::Result<Ended> {
 
 fn legs(config: &Path, listing: &Listing, scope: Scope) -> anyhow::Result<Ended> {
     let select = listing.filter.select();
+    let source = Source::open(config)?;
     let mut list = List::new(listing.output.json, select.limit.unwrap_or(LEGS_SHOWN));
-    let request = Request::Legs { select: list.asked(&select), scope };
-    Source::open(config)?.ask(&request, &mut |line| list.take(line))?;
+    source.ask(&Request::Legs { select: list.asked(&select), scope }, &mut |line| list.take(line))?;
     list.cut();
     list.end("no legs");
+    // Who looks for a message here must not think that it is gone. Who names a state gets that one.
+    if scope == Scope::Queue && select.state.is_empty() && !listing.output.json {
+        let everything = Select { limit: None, ..select };
+        let mut quarantined = 0;
+        source.ask(&Request::Legs { select: everything, scope: Scope::Quarantine }, &mut |_| quarantined += 1)?;
+        if quarantined > 0 {
+            println!("{quarantined} quarantined: see `pointsman quarantine list`");
+        }
+    }
     Ok(Ended::Done)
 }
 
@@ -427,9 +430,7 @@ fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> 
                 }
             }
             Request::Refused { select } => {
-                let since = select.filter(now, &[]).map_err(wrong)?.since;
-                let limit = select.limit.unwrap_or(control::REFUSED_LINES);
-                let rows = store.refused(select.recipient.as_deref(), since, limit)?;
+                let rows = store.refused(&select.refused(now).map_err(wrong)?)?;
                 rows.into_iter().for_each(|row| take(Line::Refused(Box::new(row.into()))));
             }
             Request::Operate { .. } | Request::Status => bail!("the daemon is not running"),

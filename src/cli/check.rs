@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Ended;
 use crate::config::{self, Summary};
+use crate::diagnostic::Report;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -17,22 +18,26 @@ pub(super) struct CheckArgs {
     /// One JSON object a finding, and a last one that sums up
     #[arg(long)]
     json: bool,
+    /// Let advice count, too: the warnings about what is often meant
+    #[arg(long)]
+    strict: bool,
 }
 
-/// Findings, warnings too, end with 1; what is merely not built yet does not.
+/// Findings, warnings too, end with 1; advice does with `--strict` alone, and what is merely not built yet never.
 pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
     let (report, summary) = config::check(config, args.offline);
+    let findings = if args.strict { report.errors() + report.warnings() } else { report.findings() };
     if args.json {
         print!("{}", report.json_lines());
-        println!("{}", sum_up(summary.as_ref(), report.errors(), report.warnings()));
+        println!("{}", sum_up(summary.as_ref(), &report, findings));
     } else {
         print!("{}", report.render(std::io::stdout().is_terminal()));
         if let Some(summary) = &summary {
             print_summary(summary);
         }
-        println!("{}", verdict(report.errors(), report.warnings()));
+        println!("{}", verdict(report.errors(), report.warnings(), findings));
     }
-    if report.is_empty() { Ended::Done } else { Ended::Findings }
+    if findings == 0 { Ended::Done } else { Ended::Findings }
 }
 
 fn print_summary(summary: &Summary) {
@@ -52,9 +57,10 @@ fn print_summary(summary: &Summary) {
     }
 }
 
-fn verdict(errors: usize, warnings: usize) -> String {
+fn verdict(errors: usize, warnings: usize, findings: usize) -> String {
     match (errors, warnings) {
         (0, 0) => "ok".to_owned(),
+        (0, advice) if findings == 0 => format!("ok, with {} that only `--strict` counts", plural(advice, "warning")),
         (errors, warnings) => format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")),
     }
 }
@@ -64,11 +70,12 @@ fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}{ending}") }
 }
 
-fn sum_up(summary: Option<&Summary>, errors: usize, warnings: usize) -> serde_json::Value {
+fn sum_up(summary: Option<&Summary>, report: &Report, findings: usize) -> serde_json::Value {
     json!({
         "summary": true,
-        "errors": errors,
-        "warnings": warnings,
+        "errors": report.errors(),
+        "warnings": report.warnings(),
+        "findings": findings,
         "hostname": summary.map(|summary| &summary.hostname),
         "rule_set": summary.map(|summary| &summary.rule_set),
         "inert": summary.map(|summary| &summary.inert),

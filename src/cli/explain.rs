@@ -12,7 +12,8 @@ use super::Ended;
 use crate::address::{Mailbox, ReversePath};
 use crate::config::Config;
 use crate::message::{Head, Header};
-use crate::relay::Route;
+use crate::relay::route::MX_IS_BUILT;
+use crate::relay::{Route, TlsMode};
 use crate::rules::{AuthFacts, Explanation, Fact, Facts};
 
 #[derive(Debug, Args)]
@@ -93,15 +94,16 @@ fn print_text(explanation: &Explanation, config: &Config, sender: &ReversePath, 
     }
     print!("{}", explanation.render());
     for route in routes(explanation, config) {
-        println!("     route {}: {}", route.name, hosts(route));
+        println!("     route {}: {}; {}", route.name, hosts(route, MX_IS_BUILT), tls(route.tls));
     }
 }
 
 fn as_json(explanation: &Explanation, config: &Config, sender: &ReversePath, header: Option<&Header>) -> Value {
     let mut object = explanation.json();
     object["sender"] = json!(sender.to_string());
-    object["routes"] =
-        routes(explanation, config).map(|route| json!({"route": route.name, "hosts": hosts(route)})).collect();
+    let way =
+        |route: &Route| json!({"route": route.name, "hosts": hosts(route, MX_IS_BUILT), "tls": route.tls.as_str()});
+    object["routes"] = routes(explanation, config).map(way).collect();
     object["message"] =
         json!(header.map(|header| json!({"from": header.from, "subject": header.subject, "hops": header.hops()})));
     object
@@ -115,13 +117,48 @@ fn routes<'a>(explanation: &'a Explanation, config: &'a Config) -> impl Iterator
     names.into_iter().filter_map(|name| config.routes.get(name)).map(|route| &**route)
 }
 
-fn hosts(route: &Route) -> String {
-    if route.hosts.is_empty() {
-        return "no hosts: needs the MX look-up, which is not built yet; its legs are held".to_owned();
-    }
+fn hosts(route: &Route, looks_up_mx: bool) -> String {
     let hosts: Vec<String> = route.hosts.iter().map(|host| format!("{}:{}", host.name, host.port)).collect();
-    format!("{}, in this order", hosts.join(", "))
+    match (&hosts[..], looks_up_mx) {
+        ([], true) => "the MX of the target's domain".to_owned(),
+        ([], false) => "no hosts: needs the MX look-up, which is not built yet; its legs are held".to_owned(),
+        ([host], _) => host.clone(),
+        (hosts, _) => format!("{}, in this order", hosts.join(", ")),
+    }
+}
+
+fn tls(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Off => "tls off: in clear text",
+        TlsMode::Opportunistic => "tls opportunistic: where the host offers it, with any certificate",
+        TlsMode::Require => "tls require: with any certificate, else deferred",
+        TlsMode::Verify => "tls verify: with a certificate that is checked, else deferred",
+    }
 }
 
 /// Reserved by RFC 2606, so no rule names it.
 const NOBODY: &str = "somebody@sender.invalid";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::Host;
+
+    #[test]
+    fn a_route_tells_its_hosts_or_whose_they_are() {
+        let route = |hosts: &[&str]| Route {
+            name: "r".to_owned(),
+            hosts: hosts.iter().map(|name| Host { name: (*name).to_owned(), port: 25 }).collect(),
+            tls: TlsMode::Verify,
+            ca: None,
+            helo: None,
+            source: None,
+            concurrency: 1,
+            dedupe: None,
+        };
+        assert_eq!(hosts(&route(&["a"]), false), "a:25");
+        assert_eq!(hosts(&route(&["b", "a"]), true), "b:25, a:25, in this order");
+        assert_eq!(hosts(&route(&[]), true), "the MX of the target's domain");
+        assert!(hosts(&route(&[]), false).contains("held"));
+    }
+}

@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use crate::admin::control::Line;
 use crate::admin::view::{ActionView, AttemptView, LegView, MessageView, RefusedView, StatusView};
+use crate::events::{is_hidden, quoted};
 
-/// A line of the answer as one JSON object.
+/// A line of the answer as one JSON object. What a terminal would not show as it is stands there as `\u….`, which means
+/// the same to whoever parses it.
 pub(super) fn json(line: &Line) -> String {
     let object = match line {
         Line::Leg(leg) => serde_json::to_string(leg),
@@ -19,7 +21,19 @@ pub(super) fn json(line: &Line) -> String {
         Line::Status(status) => serde_json::to_string(status),
         Line::End(_) | Line::Error(_) => Ok(String::new()),
     };
-    object.expect("a view is JSON")
+    let object = object.expect("a view is JSON");
+    let mut out = String::with_capacity(object.len());
+    // Outside of strings JSON has no such character.
+    for c in object.chars() {
+        if is_hidden(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(out, "\\u{unit:04x}");
+            });
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// All lines as text: legs in a table, the rest one after the other.
@@ -56,8 +70,8 @@ fn table_row(line: &Line) -> Option<[String; 7]> {
         leg.id.clone(),
         leg.state.clone(),
         leg.reason.clone(),
-        leg.recipient.clone(),
-        target,
+        quoted(&leg.recipient).to_string(),
+        quoted(&target).to_string(),
         leg.route.clone(),
         note,
     ])
@@ -65,7 +79,7 @@ fn table_row(line: &Line) -> Option<[String; 7]> {
 
 /// What somebody who looks at the queue asks next: since when, how often, until when, why.
 fn note(leg: &LegView) -> String {
-    let mut parts = vec![format!("from <{}> {}", leg.sender, leg.received)];
+    let mut parts = vec![format!("from <{}> {}", quoted(&leg.sender), leg.received)];
     if leg.attempts > 0 {
         parts.push(format!("{} attempts", leg.attempts));
     }
@@ -73,8 +87,8 @@ fn note(leg: &LegView) -> String {
         parts.push(format!("due {due}"));
     }
     match (&leg.reply, leg.detail.is_empty()) {
-        (Some(reply), _) if leg.state != "delivered" => parts.push(reply.clone()),
-        (_, false) => parts.push(leg.detail.clone()),
+        (Some(reply), _) if leg.state != "delivered" => parts.push(quoted(reply).to_string()),
+        (_, false) => parts.push(quoted(&leg.detail).to_string()),
         (Some(_) | None, true) => {}
     }
     parts.join("; ")
@@ -106,15 +120,25 @@ fn aligned(rows: &[[String; 7]]) -> String {
 /// A message's story, for somebody who asks «where is my mail?».
 pub(super) fn journey(message: &MessageView) -> String {
     let mut out = String::new();
-    let sender =
-        if message.sender.is_empty() { "<> (the null sender)".to_owned() } else { format!("<{}>", message.sender) };
-    let peer = message.ptr.as_ref().map_or_else(|| message.client.clone(), |ptr| format!("{ptr} [{}]", message.client));
-    let _ = writeln!(out, "message {}  {} octets  {}", message.message, message.size, message.message_id);
-    let _ = writeln!(out, "  subject   {}", message.subject);
-    let _ = writeln!(out, "  from      {}", message.from);
+    let sender = if message.sender.is_empty() {
+        "<> (the null sender)".to_owned()
+    } else {
+        format!("<{}>", quoted(&message.sender))
+    };
+    let peer = message
+        .ptr
+        .as_ref()
+        .map_or_else(|| message.client.clone(), |ptr| format!("{} [{}]", quoted(ptr), message.client));
+    let _ = writeln!(out, "message {}  {} octets  {}", message.message, message.size, quoted(&message.message_id));
+    let _ = writeln!(out, "  subject   {}", quoted(&message.subject));
+    let _ = writeln!(out, "  from      {}", quoted(&message.from));
     let _ = writeln!(out, "  {}  accepted from {sender} by {peer}", message.received);
-    let _ = writeln!(out, "{:28}{} as {:?}, listener {}", "", message.protocol, message.helo, message.listener);
+    let _ =
+        writeln!(out, "{:28}{} as \"{}\", listener {}", "", message.protocol, quoted(&message.helo), message.listener);
     let _ = writeln!(out, "{:28}decided by rule set {:.12}", "", message.rules_hash);
+    if let Some(checks) = checks(message) {
+        let _ = writeln!(out, "{:28}checked: {checks}", "");
+    }
     if let Some(cause) = &message.cause {
         let _ = writeln!(out, "{:28}caused by leg {cause}", "");
     }
@@ -124,13 +148,25 @@ pub(super) fn journey(message: &MessageView) -> String {
     out
 }
 
+/// What was found out about the sender, from the recorded facts; none where nothing was checked.
+fn checks(message: &MessageView) -> Option<String> {
+    let facts: serde_json::Value = serde_json::from_str(message.facts.as_ref()?.get()).ok()?;
+    let results = facts.get("auth")?.as_object()?;
+    let told: Vec<String> = ["spf", "dkim", "dmarc", "arc", "ptr"]
+        .iter()
+        .filter_map(|check| Some(format!("{check}={}", results.get(*check)?.as_str()?)))
+        .collect();
+    (!told.is_empty()).then(|| told.join(" "))
+}
+
 fn tell_leg(out: &mut String, message: &MessageView, leg: &LegView) {
     let name = leg.target_name.as_ref().map_or_else(String::new, |name| format!("{name} "));
     let rules = if leg.rules.is_empty() { "no rule".to_owned() } else { leg.rules.join(", ") };
-    let _ = writeln!(out, "  leg {}  {} -> {name}<{}> by route {}", leg.id, leg.recipient, leg.target, leg.route);
+    let (alias, target) = (quoted(&leg.recipient), quoted(&leg.target));
+    let _ = writeln!(out, "  leg {}  {alias} -> {name}<{target}> by route {}", leg.id, leg.route);
     let _ = writeln!(out, "    rules   {rules}");
     for earlier in &leg.earlier_targets {
-        let _ = writeln!(out, "    before  <{earlier}>");
+        let _ = writeln!(out, "    before  <{}>", quoted(earlier));
     }
     let mut happened: Vec<(&str, String)> = Vec::new();
     let attempts = message.attempts.iter().filter(|attempt| attempt.leg == leg.id);
@@ -145,18 +181,18 @@ fn tell_leg(out: &mut String, message: &MessageView, leg: &LegView) {
     let when = leg.ended.as_deref().map_or_else(String::new, |at| format!(" at {at}"));
     let _ = writeln!(out, "    => {} ({}){when}{}", leg.state, leg.reason, what_next(leg));
     if !leg.detail.is_empty() {
-        let _ = writeln!(out, "       {}", leg.detail);
+        let _ = writeln!(out, "       {}", quoted(&leg.detail));
     }
 }
 
 fn tell_attempt(attempt: &AttemptView) -> String {
     let AttemptView { number, host, stage, result, reply, took_ms, .. } = attempt;
     let host = if host.is_empty() { "no host" } else { host };
-    format!("attempt {number}: {host}, {result} at {stage} after {took_ms} ms: {reply}")
+    format!("attempt {number}: {}, {result} at {stage} after {took_ms} ms: {}", quoted(host), quoted(reply))
 }
 
 fn tell_action(action: &ActionView) -> String {
-    format!("{} by {}: {}", action.operation, action.actor, action.detail)
+    format!("{} by {}: {}", action.operation, action.actor, quoted(&action.detail))
 }
 
 fn what_next(leg: &LegView) -> String {
@@ -175,12 +211,16 @@ fn what_next(leg: &LegView) -> String {
 
 fn refusal(refused: &RefusedView) -> String {
     let RefusedView { at, client, helo, sender, recipient, reply, .. } = refused;
+    let (helo, sender, recipient, reply) = (quoted(helo), quoted(sender), quoted(recipient), quoted(reply));
     format!("refused {at}  {client} ({helo}) from {sender} to <{recipient}>: {reply}\n")
 }
 
 fn state_of_daemon(status: &StatusView) -> String {
     let mut out = String::new();
-    let ready = if status.ready { "takes mail" } else { "takes no mail: look at disk space and the log" };
+    let ready = match &status.not_ready {
+        None => "takes mail".to_owned(),
+        Some(why) => format!("takes no mail: {why}"),
+    };
     let _ = writeln!(out, "{} {}, up {} s, {ready}", status.hostname, status.version, status.uptime_seconds);
     let _ =
         writeln!(out, "listeners {}; admin {}", status.listeners.join(", "), status.admin.as_deref().unwrap_or("off"));
@@ -194,6 +234,10 @@ fn state_of_daemon(status: &StatusView) -> String {
             "route {}: {} {}, the oldest for {} s",
             open.route, open.legs, open.state, open.oldest_seconds
         );
+    }
+    for lane in &status.backing_off {
+        let until = lane.until.as_deref().unwrap_or("a leg is due");
+        let _ = writeln!(out, "route {}: backs off until {until}, because {}", lane.route, quoted(&lane.why));
     }
     out
 }

@@ -9,6 +9,7 @@ use super::Ended;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::daemon::{self, Daemon};
+use crate::events;
 use crate::log;
 
 /// Loads the configuration, serves and drains. A bad configuration is printed and ends before any port is open.
@@ -23,7 +24,9 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
             return Ok(Ended::Findings);
         }
     };
+    daemon::keep_files_private();
     let _log = log::install(config.log).context("cannot start the log")?;
+    events::without_function(&config.inert);
     daemon::raise_descriptor_limit();
     daemon::runtime()?.block_on(async {
         let signalled = daemon::until_signalled();

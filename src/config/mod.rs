@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth;
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
+use crate::relay::route::MX_IS_BUILT;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 use crate::srs::Srs;
@@ -39,6 +41,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
+    /// Absent: nobody is checked.
+    pub auth: Option<auth::disposition::Settings>,
+    /// Whom to ask; empty: the system's resolvers.
+    pub dns_servers: Vec<SocketAddr>,
     /// There where a listener wants TLS.
     pub tls: Option<tls::Files>,
     pub limits: Limits,
@@ -137,7 +143,10 @@ pub fn resolve(
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
-    let parsed = rules::parse(&sources, &Surroundings { routes: &has_hosts, read }, report);
+    let checks = raw.auth.as_ref().map(|auth| &auth.checks);
+    let checks = checks.map_or([false; 4], |checks| [checks.spf, checks.dkim, checks.dmarc, checks.arc]);
+    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, read };
+    let parsed = rules::parse(&sources, &surroundings, report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {
         return None;
@@ -158,6 +167,8 @@ pub fn resolve(
         hostname: hostname.value.to_string(),
         listeners,
         upstream: raw.upstream,
+        auth: raw.auth,
+        dns_servers: raw.dns_servers,
         tls,
         limits: Limits {
             message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),

@@ -13,6 +13,8 @@ use crate::network::Network;
 use crate::relay::TlsMode;
 
 use super::{ListenerTls, units};
+use crate::auth::disposition::{DmarcMode, OnTemperror, Settings};
+use crate::auth::verify;
 use crate::log::Format as LogFormat;
 
 /// The file.
@@ -36,6 +38,8 @@ pub struct Raw {
     pub admin: Option<RawAdmin>,
     pub log_format: Option<LogFormat>,
     pub upstream: Vec<Network>,
+    pub auth: Option<Settings>,
+    pub dns_servers: Vec<SocketAddr>,
     pub srs: Option<RawSrs>,
     pub inert: Vec<String>,
 }
@@ -121,12 +125,12 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     }
     raw.srs = root.section("srs").and_then(srs);
     if let Some(section) = root.section("upstream") {
-        // Resolved, but nothing checks the client yet.
-        raw.inert.push("[upstream]".to_owned());
         raw.upstream = upstream(section);
     }
+    raw.auth = root.section("auth").map(auth);
+    raw.dns_servers = root.section("dns").map(|section| dns(section, &mut raw.inert)).unwrap_or_default();
     type Check = fn(Section<'_>);
-    let not_built: [(&str, Check); 3] = [("dns", dns), ("auth", auth), ("spam", spam)];
+    let not_built: [(&str, Check); 1] = [("spam", spam)];
     for (name, check) in not_built {
         let Some(section) = root.section(name) else { continue };
         raw.inert.push(format!("[{name}]"));
@@ -195,9 +199,9 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     unbuilt("password-file", section.take("password-file").is_some_and(|v| v.string().is_some()));
     let families = [("any", ()), ("ipv4", ()), ("ipv6", ())];
     unbuilt("family", section.take("family").is_some_and(|v| v.choice(&families).is_some()));
-    let accepts = [("queue", ()), ("online", ())];
+    let accepts = [("store", ()), ("online", ()), ("auto", ())];
     unbuilt("accept", section.take("accept").is_some_and(|v| v.choice(&accepts).is_some()));
-    let profiles = [("mailhost", ()), ("crm", ())];
+    let profiles = PROFILES.map(|word| (word, ()));
     unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
     unbuilt("private-networks", section.take("private-networks").is_some_and(|v| v.boolean().is_some()));
@@ -329,12 +333,15 @@ fn tls(mut section: Section<'_>) -> RawTls {
 
 // The sections that are not built yet: only their form is looked at.
 
-fn dns(mut section: Section<'_>) {
-    if let Some(servers) = section.take("servers") {
-        servers.one_or_many().iter().for_each(|v| drop(v.parsed(socket_address)));
+fn dns(mut section: Section<'_>, inert: &mut Vec<String>) -> Vec<SocketAddr> {
+    let servers = section.take("servers").map(|servers| {
+        servers.one_or_many().iter().filter_map(|v| v.parsed(socket_address)).map(|server| server.value).collect()
+    });
+    if section.take("validating").and_then(|v| v.boolean()).is_some_and(|validating| validating.value) {
+        inert.push("dns.validating".to_owned());
     }
-    let _ = section.take("validating").and_then(|v| v.boolean());
     section.finish();
+    servers.unwrap_or_default()
 }
 
 fn upstream(mut section: Section<'_>) -> Vec<Network> {
@@ -343,14 +350,28 @@ fn upstream(mut section: Section<'_>) -> Vec<Network> {
     upstream
 }
 
-fn auth(mut section: Section<'_>) {
-    for key in ["spf", "dkim", "arc", "ptr"] {
-        let _ = section.take(key).and_then(|v| v.choice(&[("on", ()), ("off", ())]));
-    }
-    let dmarc = [("enforce", ()), ("quarantine", ()), ("mark", ()), ("off", ())];
-    let _ = section.take("dmarc").and_then(|v| v.choice(&dmarc));
-    let _ = section.take("on-temperror").and_then(|v| v.choice(&[("accept", ()), ("defer", ())]));
+/// Checks are made where the section stands: on, unless a key says otherwise.
+fn auth(mut section: Section<'_>) -> Settings {
+    let mut is_on = |key| {
+        let choice = section.take(key).and_then(|v| v.choice(&[("on", true), ("off", false)]));
+        choice.is_none_or(|on| on.value)
+    };
+    let (spf, dkim, arc, ptr) = (is_on("spf"), is_on("dkim"), is_on("arc"), is_on("ptr"));
+    let modes = [
+        ("enforce", Some(DmarcMode::Enforce)),
+        ("quarantine", Some(DmarcMode::Quarantine)),
+        ("mark", Some(DmarcMode::Mark)),
+        ("off", None),
+    ];
+    let mode = section.take("dmarc").and_then(|v| v.choice(&modes)).map_or(Some(DmarcMode::Enforce), |mode| mode.value);
+    let tempfail = [("accept", OnTemperror::Accept), ("defer", OnTemperror::Defer)];
+    let on_temperror = section.take("on-temperror").and_then(|v| v.choice(&tempfail));
     section.finish();
+    Settings {
+        checks: verify::Settings { spf, dkim, dmarc: mode.is_some(), arc, ptr },
+        dmarc: mode.unwrap_or(DmarcMode::Mark),
+        on_temperror: on_temperror.map_or(OnTemperror::Accept, |choice| choice.value),
+    }
 }
 
 fn spam(mut section: Section<'_>) {
@@ -377,6 +398,25 @@ fn srs(mut section: Section<'_>) -> Option<RawSrs> {
     Some(RawSrs { domain: domain?.value, secrets: secrets?, place })
 }
 
+/// What kind of system a route leads to.
+const PROFILES: [&str; 16] = [
+    "auto",
+    "salesforce",
+    "zendesk",
+    "hubspot",
+    "jsm",
+    "freshdesk",
+    "helpscout",
+    "front",
+    "intercom",
+    "kayako",
+    "zammad",
+    "osticket",
+    "rt",
+    "mailbox",
+    "generic",
+    "mailhost",
+];
 /// One destination with more sessions than this is a mistake; Google closes at 20 to 100.
 const CONCURRENCY_MAX: u64 = 1_000;
 /// RFC 5321 §4.5.3.1.8 asks for 100; each costs memory in every session.

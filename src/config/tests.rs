@@ -40,7 +40,7 @@ fn the_example_of_the_design_loads() {
     assert_eq!(config.tls.unwrap().certificate, Path::new("/etc/p/fullchain.pem"));
     assert_eq!(config.queue.retry.len(), 5);
     assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/admin.token"));
-    let inert = ["[auth]", "[dns]", "[spam]", "[upstream]"];
+    let inert = ["[spam]"];
     assert!(inert.iter().all(|section| config.inert.contains(&(*section).to_owned())), "{:?}", config.inert);
     assert!(!config.inert.contains(&"listener.proxy".to_owned()));
     assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
@@ -133,7 +133,7 @@ proptest::proptest! {
             let source = Source::new("rules.toml", damaged.as_str());
             let routes = BTreeMap::from([("default".to_owned(), false), ("crm".to_owned(), true)]);
             let read = |_: &str, _: &str| Ok("a@b.example".to_owned());
-            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, read: &read }, &mut report);
+            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, checks: [true; 4], read: &read }, &mut report);
             report.diagnostics().iter().for_each(|d| drop((d.render(true), d.json())));
             if let Some(parsed) = parsed {
                 drop(parsed.rules.run_tests());
@@ -151,6 +151,46 @@ fn the_lines_of_a_file_of_secrets_sign_and_verify_in_their_order() {
             try_resolve(&format!("hostname = 'mx.d.example'\n[srs]\ndomain = 'srs.d.example'\nsecrets = {secrets}\n"));
         assert!(config.unwrap().srs.is_none(), "{secrets}");
         assert_eq!((report.errors(), report.diagnostics().len()), (0, 1), "{secrets}");
+    }
+}
+
+#[test]
+fn the_words_of_profiles_and_acceptance_are_taken_and_named() {
+    let profiles = "auto salesforce zendesk hubspot jsm freshdesk helpscout front intercom kayako zammad osticket rt \
+                    mailbox generic mailhost";
+    let words = profiles.split_whitespace().map(|word| ("profile", word));
+    for (key, word) in words.chain(["store", "online", "auto"].map(|word| ("accept", word))) {
+        let config = config(&format!("[route.a]\n{key} = '{word}'\n"));
+        assert_eq!(config.inert, [format!("route.a.{key}")], "{word}");
+    }
+    for (key, word) in [("profile", "crm"), ("accept", "queue")] {
+        assert_eq!(errors(&format!("[route.a]\n{key} = '{word}'\n")), [format!("`route.a.{key}` cannot be `{word}`")]);
+    }
+}
+
+#[test]
+fn conditions_on_checks_that_do_not_run_are_named() {
+    let inert = |main: &str| {
+        let mut report = Report::default();
+        let text = format!("hostname = 'mx.d.example'\n{main}");
+        let raw = raw::read(&Source::new("p.toml", text), &mut report).unwrap();
+        let rules = "[[rule]]\nname = 'r'\nwhen = { spf = 'pass', dmarc = 'pass' }\nreject = 'no'\n";
+        let sources = vec![RuleSource { path: "r.toml".into(), source: Source::new("r.toml", rules) }];
+        let config = resolve(Path::new("p.toml"), raw, sources, &|_, _| Err("none".to_owned()), &mut report);
+        config.unwrap_or_else(|| panic!("{}", report.render(false))).inert
+    };
+    let named = |check| format!("conditions on {check} (`[auth]` does not check it: they hold in tests only)");
+    assert_eq!(inert(""), [named("dmarc"), named("spf")]);
+    assert_eq!(inert("[auth]\nspf = 'off'\n"), [named("spf")]);
+    assert_eq!(inert("[auth]\ndmarc = 'off'\n"), [named("dmarc")]);
+    assert_eq!(inert("[auth]\n"), [""; 0]);
+}
+
+#[test]
+fn what_a_route_asks_of_tls_is_built_and_not_named() {
+    for word in ["off", "opportunistic", "require", "verify"] {
+        let config = config(&format!("[route.a]\nhosts = 'h'\ntls = '{word}'\n"));
+        assert_eq!((config.routes["a"].tls.as_str(), config.inert.len()), (word, 0));
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::journey::{self, Arrived};
 use super::pace::Pace;
 use super::{Inbound, Ruling};
-use crate::address::Mailbox;
+use crate::address::{Mailbox, ReversePath};
 use crate::envelope::{Client, Envelope};
 use crate::events;
 use crate::message::Head;
@@ -107,9 +107,12 @@ where
                 Next::End(envelope) => self.finish(envelope).await,
                 Next::Close(why) => {
                     // The client may be gone already; there is nobody left to tell.
-                    let _ = self.flush().await;
+                    let told = self.flush().await;
                     // TLS has a farewell, for which a client that does not read must not be waited for.
                     let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, self.stream.shutdown()).await;
+                    if why == CUT && told.is_ok() {
+                        self.linger().await;
+                    }
                     return why;
                 }
             }
@@ -177,11 +180,20 @@ where
     }
 
     fn reset(&mut self, cause: &Cause) {
-        let Some(incoming) = self.incoming.take() else { return };
-        self.pace.message_ends(false, self.inbound.clock.monotonic());
-        match cause {
-            Cause::Refused(reply) => self.tell_refused("", "", incoming.body.len(), reply),
-            Cause::Asked | Cause::Closed => events::message_aborted(self.listener, self.client.ip),
+        let incoming = self.incoming.take();
+        if incoming.is_some() {
+            self.pace.message_ends(false, self.inbound.clock.monotonic());
+        }
+        match (cause, incoming) {
+            // Who has no recipient has no message; each of his recipients was told by itself.
+            (Cause::Refused { envelope, .. }, None) if envelope.recipients.is_empty() => {}
+            // A first chunk that is too large is refused before it is taken.
+            (Cause::Refused { reply, envelope }, incoming) => {
+                let size = incoming.map_or(0, |incoming| incoming.body.len());
+                self.tell_refused(&envelope.sender, &envelope.recipients, size, reply);
+            }
+            (Cause::Asked | Cause::Closed, Some(_)) => events::message_aborted(self.listener, self.client.ip),
+            (Cause::Asked | Cause::Closed, None) => {}
         }
     }
 
@@ -190,7 +202,7 @@ where
         let Some(incoming) = self.incoming.take() else {
             return self.session.finish::<Queued>(Err(Refusal::new(reply::LOCAL_ERROR)));
         };
-        let (sender, recipients) = (envelope.sender.to_string(), journey::list(&envelope.recipients));
+        let (sender, recipients) = (envelope.sender.clone(), envelope.recipients.clone());
         let size = incoming.body.len();
         let result = match incoming.broken {
             Some(error) => Err(journey::store_refusal(&error)),
@@ -212,9 +224,34 @@ where
         self.session.finish(result);
     }
 
-    fn tell_refused(&self, sender: &str, recipients: &str, size: u64, reply: &Reply) {
-        events::message_refused(self.listener, self.client.ip, sender, recipients, size, reply);
-        record_refused(self.inbound, &self.client, self.listener, sender, recipients, reply);
+    /// One line for the message, and for `trace` a row for each recipient.
+    fn tell_refused(&self, sender: &ReversePath, recipients: &[Mailbox], size: u64, reply: &Reply) {
+        let sender = sender.to_string();
+        let list = journey::list(recipients);
+        events::message_refused(self.listener, self.client.ip, &sender, &list, size, reply);
+        for recipient in recipients {
+            record_refused(self.inbound, &self.client, self.listener, &sender, recipient.as_str(), reply);
+        }
+    }
+
+    /// Reads on after our last word until the client has closed its side, so that it hears us: a socket that is closed
+    /// with octets unread is reset, and the reset overtakes what was said (RFC 9293 §3.6.1).
+    async fn linger(&mut self) {
+        let stream = &mut self.stream;
+        let read_on = async {
+            let mut left = LINGER_OCTETS_MAX;
+            while left > 0 {
+                match read_away(stream).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                }
+            }
+        };
+        tokio::select! {
+            () = read_on => {}
+            () = tokio::time::sleep(LINGER) => {}
+            _ = self.draining.wait_for(|&on| on) => {}
+        }
     }
 
     /// Writes what is to be said, reads what comes and feeds it.
@@ -256,8 +293,10 @@ where
         Ok(())
     }
 
-    /// Whether the client has sent something before our banner. Asked once, without waiting: a banner delay would
-    /// catch more, and is policy's to choose.
+    /// Whether octets of the client's were seen before the banner. We look once and do not wait: who speaks while the
+    /// banner is on its way is not noticed, and one who spoke just before we looked may not be. A wait would catch more
+    /// and cost each honest client as much, one message a connection being the commonest mail; what such a peer sends is
+    /// read as commands in either case, and no message can come of it before the 354.
     async fn spoke_early(&mut self) -> bool {
         let mut octet = [0u8; 1];
         let stream = &mut self.stream;
@@ -331,7 +370,7 @@ fn describe(ending: &Ending) -> &'static str {
     match ending {
         Ending::Quit => "quit",
         Ending::Gone => "gone",
-        Ending::Cut(_) => "cut",
+        Ending::Cut(_) => CUT,
     }
 }
 
@@ -348,6 +387,18 @@ async fn read_into<S: AsyncRead + Unpin>(stream: &mut S, session: &mut Session) 
     .await
 }
 
+/// Reads once and forgets what came; the number of octets, 0 at the end of the stream.
+async fn read_away<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
+}
+
 thread_local! {
     /// Borrowed only inside one poll, so one for each thread is enough for all its sessions.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FEED_OCTETS_MAX].into_boxed_slice());
@@ -356,3 +407,9 @@ thread_local! {
 /// RFC 5321 §4.5.3.2 names no limit for our replies; the command timeout is what a client has for anything else.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How we end a session ourselves, in the log.
+const CUT: &str = "cut";
+/// A client that hears us closes within a round trip; who goes on talking costs no more than this.
+const LINGER: Duration = Duration::from_secs(1);
+/// What a client may have sent while our last reply was on its way: more than most windows, a moment's work to discard.
+const LINGER_OCTETS_MAX: usize = 1024 * 1024;

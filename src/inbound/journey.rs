@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 
+use super::checks::Checked;
 use super::{Inbound, Ruling};
 use crate::address::Mailbox;
 use crate::bounce::{self, Admin, Authentication};
@@ -45,32 +46,38 @@ impl Inbound {
             return Err(Refusal::new(reply::TOO_MANY_HOPS));
         }
 
-        // SPF, DKIM, DMARC, ARC and the score stand here; until they are built their results are absent.
-        let auth = AuthFacts::default();
-        let authentication = Authentication::Absent;
+        let body = body.finish().await.map_err(|error| store_refusal(&error))?;
+        let checked = self.check(ruling, &message, &header, &body).await?;
+        // The score stands here, once it is built.
 
         let decided: Vec<(Mailbox, Decision)> = message
             .envelope
             .recipients
             .iter()
             .map(|recipient| {
-                let facts = facts(message.client, &message.envelope, recipient, Fact::Known(auth));
+                let facts = facts(message.client, &message.envelope, recipient, Fact::Known(checked.facts()));
                 (recipient.clone(), ruling.decide(&facts, message.at))
             })
             .collect();
-        let planned = combine(decided)?;
+        let mut planned = combine(decided)?;
+        if let Some((reason, why)) = &checked.quarantine {
+            planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
+        }
         if planned.len() > ruling.legs_max {
             return Err(Refusal::new(reply::TOO_MANY_LEGS));
         }
 
         let id = self.ids.next(message.at, &self.chance);
-        let body = body.finish().await.map_err(|error| store_refusal(&error))?;
-        let record = record(ruling, &message, &header, &body, id);
+        let record = record(ruling, &message, &header, &body, &checked, id);
         let mut legs = Vec::with_capacity(planned.len());
         let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
             let mut leg = new_leg(ruling, plan, n, &record);
-            leg.notices = notices(ruling, plan, &message.envelope, authentication);
+            leg.notices = notices(ruling, plan, &message.envelope, checked.authentication);
+            leg.cuts.clone_from(&checked.cuts);
+            if checked.dmarc_at_risk() {
+                events::dmarc_at_risk(&leg.route);
+            }
             // The slot is reserved before the commit: a leg without one is committed ownerless and due.
             let slot = match leg.state {
                 State::Queued => self.handover.reserve_within(&leg.route, SLOT_PATIENCE).await,
@@ -116,10 +123,16 @@ impl Inbound {
         planned: &[Planned],
         took: Duration,
     ) {
-        let mut rules: Vec<&str> = planned.iter().flat_map(|plan| plan.rules.iter().map(String::as_str)).collect();
-        rules.dedup();
-        for rule in &rules {
-            events::rule_hit(rule, message.at);
+        // Once for each recipient, however many legs it has; the log names each once.
+        let mut hits = HashSet::new();
+        let mut rules: Vec<&str> = Vec::new();
+        for (plan, rule) in planned.iter().flat_map(|plan| plan.rules.iter().map(move |rule| (plan, rule.as_str()))) {
+            if hits.insert((plan.alias.as_str(), rule)) {
+                events::rule_hit(rule, message.at);
+            }
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
         }
         events::message_accepted(&events::MessageAccepted {
             id: &id.to_string(),
@@ -170,6 +183,15 @@ struct Planned {
     reason: Reason,
     detail: String,
     rules: Vec<String>,
+}
+
+impl Planned {
+    /// What was to be relayed waits in the quarantine instead; what a rule parks or discards stays as it is.
+    fn quarantine(&mut self, reason: Reason, why: &str) {
+        if self.state == State::Queued {
+            (self.state, self.reason, self.detail) = (State::Quarantined, reason, why.to_owned());
+        }
+    }
 }
 
 /// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the
@@ -226,16 +248,25 @@ fn quarantined_refusal(alias: Mailbox, refusal: &Refusal, rules: Vec<String>) ->
     }
 }
 
-fn record(ruling: &Ruling, message: &Arrived<'_>, header: &Header, body: &StoredBody, id: MessageId) -> NewMessage {
-    let (client, envelope) = (message.client, &message.envelope);
+fn record(
+    ruling: &Ruling,
+    message: &Arrived<'_>,
+    header: &Header,
+    body: &StoredBody,
+    checked: &Checked,
+    id: MessageId,
+) -> NewMessage {
+    let client = Client { ptr: checked.ptr.clone(), ..message.client.clone() };
+    let envelope = &message.envelope;
+    let prefix = stamp::common_prefix(&ruling.session.hostname, &client, envelope, &checked.field, id, message.at);
     NewMessage {
         id,
         received: message.at,
         listener: message.listener.to_owned(),
         client: client.ip,
-        ptr: client.ptr.clone(),
-        helo: client.helo.clone(),
         protocol: client.protocol(envelope.smtputf8),
+        ptr: client.ptr,
+        helo: client.helo,
         sender: envelope.sender.clone(),
         body_type: envelope.body,
         smtputf8: envelope.smtputf8,
@@ -243,21 +274,22 @@ fn record(ruling: &Ruling, message: &Arrived<'_>, header: &Header, body: &Stored
         from: header.from.clone(),
         subject: header.subject.clone(),
         message_id: header.message_id.clone(),
-        prefix: stamp::common_prefix(&ruling.session.hostname, client, envelope, id, message.at),
-        facts: recorded_facts(message),
+        prefix,
+        facts: recorded_facts(message, checked),
         rules_hash: ruling.rules.hash().to_owned(),
         body: body.clone(),
     }
 }
 
 /// What the rules saw, for `explain`, `diff` and `redecide`.
-fn recorded_facts(message: &Arrived<'_>) -> String {
+fn recorded_facts(message: &Arrived<'_>, checked: &Checked) -> String {
     let recipients: Vec<&str> = message.envelope.recipients.iter().map(Mailbox::as_str).collect();
     serde_json::json!({
         "client": message.client.ip,
         "helo": message.client.helo,
         "sender": message.envelope.sender.to_string(),
         "recipients": recipients,
+        "auth": checked.record(),
     })
     .to_string()
 }
@@ -281,7 +313,6 @@ fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewL
         detail,
         due: (plan.state == State::Queued).then_some(record.received),
         prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
-        // Forged results and control fields are cut here, once there are checks to forge.
         cuts: Vec::new(),
         rules: plan.rules.clone(),
         notices: Notices::default(),

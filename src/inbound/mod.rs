@@ -14,11 +14,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::address::{Mailbox, ReversePath};
+use crate::auth;
+use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
 use crate::queue::Store;
+use crate::queue::budget::Budget;
 use crate::queue::handover::Handover;
 use crate::relay::Route;
 use crate::reply;
@@ -29,6 +32,7 @@ use crate::srs::{self, Invalid, Original, Return, Srs};
 use crate::tls::{self, ListenerTls};
 
 mod balancer;
+mod checks;
 mod pace;
 mod connection;
 mod journey;
@@ -46,6 +50,10 @@ pub struct Ruling {
     pub tls: Option<Arc<tls::Server>>,
     /// Absent: no sender is rewritten.
     pub srs: Option<Arc<Srs>>,
+    /// Absent: nobody is checked.
+    pub auth: Option<auth::disposition::Settings>,
+    /// Hosts that hand us mail from outside: the client before them is checked.
+    pub upstream: Vec<Network>,
 }
 
 impl Ruling {
@@ -93,6 +101,10 @@ pub struct Inbound {
     pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
+    /// What asks the DNS who may send; needed where a ruling wants checks.
+    pub checker: Option<Arc<Checker>>,
+    /// Holds back large messages that want to be verified at the same time.
+    verification: Budget,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     /// Turns true when no further mail is taken.
@@ -106,6 +118,8 @@ pub struct Parts {
     pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
+    /// What asks the DNS who may send; needed where a ruling wants checks.
+    pub checker: Option<Arc<Checker>>,
 }
 
 impl Inbound {
@@ -117,6 +131,8 @@ impl Inbound {
             ids: parts.ids,
             store: parts.store,
             handover: parts.handover,
+            checker: parts.checker,
+            verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             draining: watch::Sender::new(false),

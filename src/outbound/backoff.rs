@@ -36,6 +36,11 @@ impl Backoff {
         was_open
     }
 
+    /// Allows a dial at once. The failures still count: it is one dial, and the wait after it is no shorter.
+    pub(super) fn end_wait(&mut self) {
+        self.not_before = Duration::ZERO;
+    }
+
     /// How long from `now` until a dial is allowed; zero where it is.
     #[must_use]
     pub(super) fn wait(&self, now: Duration) -> Duration {
@@ -74,6 +79,18 @@ mod tests {
         assert!(backoff.succeeded());
         assert!(!backoff.succeeded());
         assert_eq!((backoff.wait(now), backoff.window(20, 0), backoff.window(0, 0)), (Duration::ZERO, 20, 1));
+    }
+
+    #[test]
+    fn a_wait_that_is_ended_allows_one_dial_and_is_followed_by_a_longer_one() {
+        let mut backoff = Backoff::default();
+        let at = Duration::from_secs;
+        for now in [100, 200, 300] {
+            let _ = backoff.failed(at(now), at(now));
+        }
+        backoff.end_wait();
+        assert_eq!((backoff.wait(at(301)), backoff.window(20, 0)), (Duration::ZERO, 1));
+        assert_eq!(backoff.failed(at(301), at(302)), Some(at(8)));
     }
 
     #[test]

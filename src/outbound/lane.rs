@@ -157,6 +157,11 @@ impl Lane {
         reopened
     }
 
+    /// An operator does not want to wait for the end of a back-off: one dial is allowed now.
+    pub(super) fn end_wait(&self) {
+        self.inner().backoff.end_wait();
+    }
+
     /// A dial that began at `began` failed on all hosts.
     pub(super) fn unreachable(&self, leg: OwnedLeg, began: Duration, now: Duration) -> Unreachable {
         let mut inner = self.inner();

@@ -677,6 +677,31 @@ async fn a_dead_destination_is_dialled_ever_more_rarely_and_mail_flows_again_wit
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operators_retry_ends_a_wait_with_one_dial() {
+    let world = World::with(&[("crm", &[("crm", dead)])], 20, DAY);
+    let dials = || world.crm.dials.lock().unwrap()["crm"].len();
+    for message in 1..=600 {
+        world.accept(message, "crm");
+        sleep(Duration::from_secs(1)).await;
+    }
+    let (trouble, wait) = (world.handover.troubles().remove(0), Duration::from_secs(60));
+    assert_eq!(trouble.0, "crm");
+    // Right after a failed dial: the next is a minute away.
+    let before = dials();
+    while dials() == before {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let before = dials();
+    world.handover.wake("crm");
+    sleep(wait / 4).await;
+    assert_eq!(dials(), before, "new mail alone does not end a wait");
+    world.handover.probe("crm");
+    sleep(wait / 4).await;
+    assert_eq!(dials(), before + 1);
+    world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_limits_sessions_is_not_a_dead_one() {
     let world = World::with(&[("crm", &[("crm", |_| Way::Sessions(2))])], 10, DAY);
     for message in 1..=500 {

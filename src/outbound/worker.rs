@@ -11,11 +11,13 @@ use crate::clock::Timestamp;
 use crate::events;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold, notify};
+use crate::queue::handover::Trouble;
 use crate::queue::{Attempt, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
+use crate::scrub::scrub;
 use crate::smtp::client::{Reuse, Verdict};
 
 /// Works until there is nothing to do for a while.
@@ -75,7 +77,7 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
         Carried::Attempted(said) => {
             let mut settlement = conclude(shared, &leg, &said, started);
             notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
-            finish(lane, shared, vec![settlement]).await;
+            finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unreachable { error, began } => {
             unreachable(lane, shared, leg, error, began, started).await;
@@ -83,12 +85,12 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
         Carried::NoHosts => {
             let detail = "the route has no hosts, and looking up the target's MX is not built yet";
             let settlement = hold(&leg, shared.now(), Reason::NoHosts, detail);
-            finish(lane, shared, vec![settlement]).await;
+            finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unread(StoreError::Damaged(what)) => {
             let mut settlement = hold(&leg, shared.now(), Reason::Damaged, &what);
             settlement.due = None;
-            finish(lane, shared, vec![settlement]).await;
+            finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unread(error) => {
             events::outbound_store_failed(&leg.route, "read", &error);
@@ -194,7 +196,7 @@ async fn dial(lane: &Lane, shared: &Shared, from: usize) -> Result<Kept, DialErr
                 }
                 let kept = Kept::new(connection, n, &lane.open);
                 if lane.reached() {
-                    shared.ports.handover.set_paused(&route.name, false);
+                    shared.ports.handover.reopen(&route.name);
                     events::lane_reopened(&route.name);
                 }
                 return Ok(kept);
@@ -215,8 +217,10 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
     let said = Said { verdict: error.verdict, peer: error.peer, local: error.local, dsn: false };
     if let Some(wait) = wait {
         // What is accepted from now on stays in the store, ownerless, until a dial succeeds.
-        shared.ports.handover.set_paused(route, true);
-        events::lane_backed_off(route, legs.len(), wait, &outcome::words(&said.verdict));
+        let (words, leg) = (outcome::words(&said.verdict), &legs[0]);
+        let why = scrub(&words, &leg.target, &leg.alias);
+        shared.ports.handover.back_off(route, Trouble { until: shared.now().after(wait), why });
+        events::lane_backed_off(route, legs.len(), wait, &words, &leg.target, &leg.alias);
     }
     let mut settlements = Vec::with_capacity(legs.len());
     for leg in &legs {
@@ -224,13 +228,13 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
         notify::tell(shared, leg, &said.verdict, said.answers_for(leg), &mut settlement).await;
         settlements.push(settlement);
     }
-    finish(lane, shared, settlements).await;
+    finish(lane, shared, &legs, settlements).await;
 }
 
 /// Settles legs of the lane, and has them looked for when they are due again.
-async fn finish(lane: &Lane, shared: &Shared, settlements: Vec<Settlement>) {
+async fn finish(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], settlements: Vec<Settlement>) {
     let due = settlements.iter().filter_map(|settlement| settlement.due).min();
-    settle(shared, &lane.route.name, settlements, || lane.is_draining()).await;
+    settle(shared, &lane.route.name, legs, settlements, || lane.is_draining()).await;
     if let Some(due) = due {
         lane.look_by(due);
     }
@@ -263,7 +267,7 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
         route: &leg.route,
         alias: &leg.alias,
         target_name: leg.target_name.as_deref(),
-        target: leg.target.as_str(),
+        target: &leg.target,
         peer: &said.peer,
         stage: said.verdict.stage.as_str(),
         result,
@@ -300,9 +304,16 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
     }
 }
 
-/// Writes what became of legs. A store in trouble is asked again until it answers, closes, or `give_up`: the worker
-/// takes no other leg meanwhile, and a leg that stays unsettled is freed by the next start.
-pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settlement>, give_up: impl Fn() -> bool) {
+/// Writes what became of `legs`, a settlement each in their order. A store in trouble is asked again until it answers,
+/// closes, or `give_up`: the worker takes no other leg meanwhile, and a leg that stays unsettled is freed by the next
+/// start.
+pub(super) async fn settle(
+    shared: &Shared,
+    route: &str,
+    legs: &[OwnedLeg],
+    settlements: Vec<Settlement>,
+    give_up: impl Fn() -> bool,
+) {
     if settlements.is_empty() {
         return;
     }
@@ -310,9 +321,9 @@ pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settle
     loop {
         match shared.ports.store.settle(settlements.clone()).await {
             Ok(answers) => {
-                for (settlement, answer) in settlements.iter().zip(answers) {
+                for ((leg, settlement), answer) in legs.iter().zip(&settlements).zip(answers) {
                     match answer {
-                        Settled::Done => note_settled(route, settlement),
+                        Settled::Done => note_settled(route, leg, settlement),
                         Settled::NotOurs => events::settlement_not_ours(&settlement.leg, route),
                     }
                 }
@@ -334,7 +345,7 @@ pub(super) async fn settle(shared: &Shared, route: &str, settlements: Vec<Settle
     }
 }
 
-fn note_settled(route: &str, settlement: &Settlement) {
+fn note_settled(route: &str, leg: &OwnedLeg, settlement: &Settlement) {
     let (state, reason) = (settlement.state, settlement.reason.as_str());
     events::leg_entered(route, state.as_str(), reason);
     for follow_up in &settlement.follow_ups {
@@ -343,7 +354,7 @@ fn note_settled(route: &str, settlement: &Settlement) {
         }
     }
     if state == State::Held {
-        events::leg_held(&settlement.leg, route, reason, &settlement.detail);
+        events::leg_held(&leg.id, route, reason, &settlement.detail, &leg.target, &leg.alias);
     }
 }
 

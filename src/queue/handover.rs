@@ -4,22 +4,24 @@
 //! committed as ours and put into the slot. Without a slot the leg is committed ownerless and due, and the route is
 //! woken to claim it. A leg in a lane is owned: whoever takes the receiver must attempt or release what is in it.
 //!
+//! A lane also says whether its route backs off and why, for `status`, and carries an operator's word back to it.
 //! An operator may want to move a leg that only waits. [`Handover::recall`] has the lane's feeder give back to the
 //! store whatever waits in memory, and take nothing more until the operator is done.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::clock::Timestamp;
 use crate::queue::OwnedLeg;
 
 /// The lanes of all routes.
 #[derive(Default)]
 pub struct Handover {
-    lanes: RwLock<HashMap<String, Arc<Lane>>>,
+    lanes: RwLock<BTreeMap<String, Arc<Lane>>>,
 }
 
 struct Lane {
@@ -27,8 +29,20 @@ struct Lane {
     receiver: Mutex<Option<mpsc::Receiver<OwnedLeg>>>,
     paused: AtomicBool,
     due: Arc<Notify>,
+    trouble: Mutex<Option<Trouble>>,
+    /// An operator wants the route tried now.
+    probe: AtomicBool,
     recall: mpsc::Sender<Recall>,
     recalls: Mutex<Option<mpsc::Receiver<Recall>>>,
+}
+
+/// Why a route backs off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Nobody dials before.
+    pub until: Timestamp,
+    /// What was answered, without what could tell a target.
+    pub why: String,
 }
 
 /// To a lane's feeder: give back what waits, say so, and take nothing until `over` is closed.
@@ -82,6 +96,8 @@ impl Handover {
                 receiver: Mutex::new(Some(receiver)),
                 paused: AtomicBool::new(false),
                 due: Arc::new(Notify::new()),
+                trouble: Mutex::default(),
+                probe: AtomicBool::new(false),
                 recall,
                 recalls: Mutex::new(Some(recalls)),
             })
@@ -148,11 +164,49 @@ impl Handover {
         self.lane(route)?.recalls.lock().expect("no code panics while it holds this lock").take()
     }
 
-    /// Closes the lane to new legs, while the route backs off or the daemon drains, or opens it again.
-    pub fn set_paused(&self, route: &str, paused: bool) {
+    /// Closes the lane to new legs: the daemon drains.
+    pub fn close(&self, route: &str) {
         if let Some(lane) = self.lane(route) {
-            lane.paused.store(paused, Ordering::Relaxed);
+            lane.paused.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Closes the lane to new legs, until [`Handover::reopen`]: the route backs off.
+    pub fn back_off(&self, route: &str, trouble: Trouble) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(true, Ordering::Relaxed);
+            *lane.trouble.lock().expect("no code panics while it holds this lock") = Some(trouble);
+        }
+    }
+
+    /// The route is reached again.
+    pub fn reopen(&self, route: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(false, Ordering::Relaxed);
+            *lane.trouble.lock().expect("no code panics while it holds this lock") = None;
+        }
+    }
+
+    /// The routes that back off, by name.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<(String, Trouble)> {
+        let lanes = self.lanes.read().expect("no code panics while it holds this lock");
+        let trouble = |lane: &Lane| lane.trouble.lock().expect("no code panics while it holds this lock").clone();
+        lanes.iter().filter_map(|(route, lane)| Some((route.clone(), trouble(lane)?))).collect()
+    }
+
+    /// Wakes the route, and ends its wait where it backs off: an operator wants it tried now.
+    pub fn probe(&self, route: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.probe.store(true, Ordering::Relaxed);
+            lane.due.notify_one();
+        }
+    }
+
+    /// Whether [`Handover::probe`] was called since the last time.
+    #[must_use]
+    pub fn take_probe(&self, route: &str) -> bool {
+        self.lane(route).is_some_and(|lane| lane.probe.swap(false, Ordering::Relaxed))
     }
 
     /// Says that ownerless due legs of the route were committed. A wake before anybody waits is kept.
@@ -204,9 +258,9 @@ mod tests {
     fn unknown_paused_and_abandoned_lanes_give_no_slot() {
         let handover = Handover::new(["crm".to_owned()], 2);
         assert!(handover.reserve("other").is_none());
-        handover.set_paused("crm", true);
+        handover.close("crm");
         assert!(handover.reserve("crm").is_none());
-        handover.set_paused("crm", false);
+        handover.reopen("crm");
         assert!(handover.reserve("crm").is_some());
         drop(handover.take_receiver("crm"));
         assert!(handover.reserve("crm").is_none());
@@ -226,10 +280,25 @@ mod tests {
         tokio::task::yield_now().await;
         drop(taken);
         assert!(waiting.await.unwrap());
-        handover.set_paused("crm", true);
+        handover.close("crm");
         let started = tokio::time::Instant::now();
         assert!(handover.reserve_within("crm", Duration::from_secs(9)).await.is_none());
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_backs_off_says_why_and_hears_an_operator() {
+        let handover = Handover::new(["crm".to_owned(), "archive".to_owned()], 2);
+        let trouble = Trouble { until: Timestamp(5_000), why: "connection refused".into() };
+        handover.back_off("crm", trouble.clone());
+        assert!(handover.reserve("crm").is_none());
+        assert_eq!(handover.troubles(), [("crm".to_owned(), trouble)]);
+        assert!(!handover.take_probe("crm"));
+        handover.probe("crm");
+        handover.bell("crm").unwrap().notified().await;
+        assert!(handover.take_probe("crm") && !handover.take_probe("crm"));
+        handover.reopen("crm");
+        assert!(handover.reserve("crm").is_some() && handover.troubles().is_empty());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 2xx to the final dot | delivered |
 //! | 4xx, timeout, TLS failure, broken or garbled session | retry on the queue's schedule |
-//! | 5xx at the banner, EHLO or MAIL, or one that names our address or a block list | the route's fault: next host, then retry |
+//! | 5xx at the banner, EHLO or MAIL; at RCPT one that names our address or a block list; after it, a 5.7.1 that names our address | the route's fault: next host, then retry |
 //! | 5.1.x, 551 | the target does not exist: our configuration is wrong; hold, hourly |
 //! | 5.3.4, 5.2.3, 552, our own look at SIZE | too large |
 //! | 5.7.x about authentication | quarantine, remote-auth |
@@ -76,7 +76,7 @@ fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
     if enhanced.1 == 1 || reply.code == 551 {
         return Outcome::Hold(Reason::UnknownTarget, UNKNOWN_TARGET_AGAIN);
     }
-    if names_us(&text, us) || BLOCK_LISTS.iter().any(|word| text.contains(word)) {
+    if is_about_us(stage, reply.enhanced, &text, us) {
         return Outcome::RouteFault;
     }
     match (enhanced.1, enhanced.2) {
@@ -85,6 +85,27 @@ fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
         (7, _) => Outcome::Quarantine(Reason::RemoteContent),
         _ => Outcome::Bounce(Reason::Permfail),
     }
+}
+
+/// Whether the refusal is of us, the client, and not of what we bring. Once the remote has seen the message, a list that
+/// it names may list a link in it; then only a refusal for policy that names our address is about us.
+fn is_about_us(stage: Stage, enhanced: Option<Enhanced>, text: &str, us: Us) -> bool {
+    match stage {
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Tls | Stage::Mail => true,
+        Stage::Rcpt => names_us(text, us) || BLOCK_LISTS.iter().any(|words| has_words(text, words)),
+        Stage::Data | Stage::Body | Stage::Dot => {
+            let policy = enhanced.is_none_or(|enhanced| (enhanced.1, enhanced.2) == (7, 1));
+            // «SPF fail: 192.0.2.1 is not permitted» is about the sender's domain; another host of ours says the same.
+            policy && names_us(text, us) && !is_authentication(1, text)
+        }
+    }
+}
+
+/// `rbl` stands in `an RBL:` and `rbl.example`, not in `garbled`.
+fn has_words(text: &str, words: &str) -> bool {
+    let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    text.match_indices(words)
+        .any(|(at, _)| !in_word(text[..at].chars().next_back()) && !in_word(text[at + words.len()..].chars().next()))
 }
 
 fn names_us(text: &str, us: Us) -> bool {
@@ -186,15 +207,22 @@ pub fn words(verdict: &Verdict) -> String {
 /// An administrator mends a target in hours, not in minutes.
 const UNKNOWN_TARGET_AGAIN: Duration = Duration::from_secs(60 * 60);
 
-/// What replies say when a list of bad clients refused us.
-const BLOCK_LISTS: [&str; 12] = [
+/// What replies say when a list of bad clients refused us: whole words, in lower case.
+const BLOCK_LISTS: [&str; 19] = [
     "blocklist",
+    "blocklists",
+    "blocklisted",
     "block list",
     "blacklist",
+    "blacklists",
+    "blacklisted",
     "black list",
     "denylist",
+    "denylisted",
     "dnsbl",
+    "dnsbls",
     "rbl",
+    "rbls",
     "spamhaus",
     "spamcop",
     "barracudacentral",
@@ -249,6 +277,23 @@ mod tests {
             (Rcpt, "554 5.7.1 192.0.2.11 is fine", content.clone()),
             (Rcpt, "554 5.7.1 10.192.0.2.1 and 192.0.2.1.7 too", content.clone()),
             (Rcpt, "550 5.1.1 x see spamhaus", hold()),
+            (Rcpt, "550 5.0.0 garbled recipient", permfail.clone()),
+            (Rcpt, "550 5.7.1 marbles are not accepted", content.clone()),
+            (Rcpt, "554 5.7.1 you are in our RBL", fault.clone()),
+            (Rcpt, "554 5.7.1 see http://rbl.example/", fault.clone()),
+            (Rcpt, "554 5.7.0 blacklisted", fault.clone()),
+            (Rcpt, "554 5.7.1 Client host [198.51.100.7] blocked", fault.clone()),
+            (Data, "554 5.7.1 client host [192.0.2.1] blocked", fault.clone()),
+            (Dot, "550 5.6.0 garbled MIME", permfail.clone()),
+            (Dot, "550 5.6.0 marbled body", permfail.clone()),
+            (Dot, "550 5.6.0 no mail from 192.0.2.1 has such MIME", permfail.clone()),
+            (Dot, "554 5.7.1 a link is listed in the Spamhaus DBL", content.clone()),
+            (Dot, "554 5.7.1 a link is on a blocklist", content.clone()),
+            (Dot, "554 5.7.1 Client host [192.0.2.1] blocked by zen.spamhaus.org", fault.clone()),
+            (Dot, "554 Client host [192.0.2.1] blocked", fault.clone()),
+            (Dot, "554 5.7.0 192.0.2.1 has sent a virus", content.clone()),
+            (Dot, "550 5.7.26 SPF did not pass with [192.0.2.1]", auth.clone()),
+            (Dot, "550 5.7.1 SPF fail, 192.0.2.1 is not permitted", auth.clone()),
             (Data, "451 later", retry.clone()),
             (Data, "554 5.5.1 no valid recipients", permfail.clone()),
             (Body, "552 5.3.4 large", large.clone()),

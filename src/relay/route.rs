@@ -34,6 +34,9 @@ pub struct Host {
     pub port: u16,
 }
 
+/// Whether the conductor looks up the hosts of a route that names none. `check` and `explain` tell by it what waits.
+pub const MX_IS_BUILT: bool = false;
+
 /// How much TLS a route asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
@@ -44,4 +47,17 @@ pub enum TlsMode {
     Require,
     /// Always, with a certificate that leads to a known root and bears the host's name.
     Verify,
+}
+
+impl TlsMode {
+    /// The word in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TlsMode::Off => "off",
+            TlsMode::Opportunistic => "opportunistic",
+            TlsMode::Require => "require",
+            TlsMode::Verify => "verify",
+        }
+    }
 }

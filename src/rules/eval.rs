@@ -13,7 +13,7 @@ use crate::reply::Refusal;
 
 use super::pattern::Pattern;
 use super::set::{Check, Condition, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
-use super::{Action, AuthFacts, Bounces, DEFAULT_ROUTE, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+use super::{Action, AuthFacts, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
 /// One recipient's facts in the forms that conditions compare.
 pub(super) struct Subject<'f> {
@@ -328,11 +328,10 @@ impl RuleSet {
         on_spam: OnSpam,
         bounces: Option<Bounces>,
     ) -> LegPlan {
-        let mailboxes = self.domain(target.address.domain()).and_then(|domain| domain.mailboxes.as_deref());
         LegPlan {
             target: target.address.clone(),
             target_name: target.name.clone(),
-            route: route.or(mailboxes).unwrap_or(DEFAULT_ROUTE).to_owned(),
+            route: self.route_of(target, route).to_owned(),
             kind,
             on_spam,
             bounces: target.bounces.or(bounces).unwrap_or(Bounces::Sender),

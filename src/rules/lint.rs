@@ -1,13 +1,13 @@
-//! What is allowed in rules and probably not meant: warnings.
+//! What is allowed in rules and probably not meant: warnings; and what is often meant, but worth a thought: advice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::address::{Domain, Mailbox};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report};
 
-use super::OnSpam;
-use super::set::RuleSet;
+use super::set::{RuleSet, Target};
 use super::syntax::{RuleEntry, RuleFile, When};
+use super::{DEFAULT_ROUTE, OnSpam};
 
 /// Looks at files that resolve. `routes` says of each route whether it has `hosts`.
 pub(super) fn lint(file: &RuleFile, rules: &RuleSet, routes: &BTreeMap<String, bool>, report: &mut Report) {
@@ -122,9 +122,12 @@ fn same_target(file: &RuleFile, report: &mut Report) {
         *count += 1;
         // Once for a target: an administrator of a hundred such aliases means it.
         if *count == 2 {
-            let twice = Diagnostic::warning(format!("several aliases go to `{}`", to.value)).at(&to.place);
+            // Advice: two addresses for one CRM are common and often meant.
+            let twice = Diagnostic::advice(format!("several aliases go to `{}`", to.value)).at(&to.place);
             let twice = twice.context(first, "the first of them");
-            report.add(twice.help("a mail to both makes two there; `dedupe` on the route lets one through"));
+            report.add(
+                twice.help("a mail to both makes two cases there: `dedupe` tells mail to different aliases apart"),
+            );
         }
     }
 }
@@ -156,11 +159,51 @@ fn domains(file: &RuleFile, rules: &RuleSet, report: &mut Report) {
     }
 }
 
+/// What goes by a route without `hosts` while nobody looks up an MX, a sentence a route: it is accepted and held.
+///
+/// A rule further up that goes on may give another route; that is not looked at.
+pub(super) fn held_without_hosts(rules: &RuleSet, routes: &BTreeMap<String, bool>) -> Vec<String> {
+    let mut held: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut goes = |what: String, route| {
+        if routes.get(route) == Some(&false) {
+            held.entry(route).or_default().insert(what);
+        }
+    };
+    // A target's name rather than its address, which may be a secret.
+    let called = |target: &Target| target.name.clone().unwrap_or_else(|| target.address.to_string());
+    let catch_alls = rules.domains.iter().filter_map(|domain| domain.catch_all.as_ref());
+    for rule in rules.rules.iter().chain(rules.aliases.values().map(|alias| &alias.rule)).chain(catch_alls) {
+        let given = rule.then.route.as_deref();
+        if let Some(to) = &rule.then.to {
+            goes(called(to), rules.route_of(to, to.route.as_deref().or(given)));
+        } else if let Some(given) = given {
+            goes(rule.name.clone(), given);
+        }
+        for also in &rule.then.also {
+            goes(called(also), rules.route_of(also, also.route.as_deref()));
+        }
+    }
+    for role in rules.domains.iter().filter_map(|domain| domain.role.as_ref()) {
+        goes(called(role), rules.route_of(role, role.route.as_deref()));
+    }
+    let sentence = |(route, whats): (&str, BTreeSet<String>)| {
+        let mut shown: Vec<String> = whats.iter().take(SHOWN_MAX).cloned().collect();
+        if whats.len() > SHOWN_MAX {
+            shown.push(format!("{} more", whats.len() - SHOWN_MAX));
+        }
+        format!("MX look-up: mail by route `{route}`, which has no `hosts`, is held ({})", shown.join(", "))
+    };
+    held.into_iter().map(sentence).collect()
+}
+
+/// Enough to recognise what is meant; the rules have them all.
+const SHOWN_MAX: usize = 5;
+
 fn targets_by_our_own_mx(file: &RuleFile, rules: &RuleSet, routes: &BTreeMap<String, bool>, report: &mut Report) {
     for entry in &file.targets {
         let Some(target) = rules.targets.get(&entry.name.value) else { continue };
         let Some(domain) = rules.domain(target.address.domain()) else { continue };
-        let route = target.route.as_deref().or(domain.mailboxes.as_deref()).unwrap_or("default");
+        let route = target.route.as_deref().or(domain.mailboxes.as_deref()).unwrap_or(DEFAULT_ROUTE);
         if routes.get(route) == Some(&false) {
             let circle = Diagnostic::warning(format!("mail for the target `{}` may come back to us", entry.name.value));
             let circle = circle.at(&entry.address.place).label("in a domain of ours, by a route without `hosts`");

@@ -20,6 +20,10 @@ use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, Rule
 pub struct Surroundings<'a> {
     /// The names of the routes, and whether each has `hosts`.
     pub routes: &'a BTreeMap<String, bool>,
+    /// A route without `hosts` looks up the MX of the target's domain; else its legs are held.
+    pub looks_up_mx: bool,
+    /// Which checks run on mail that comes in, by [`Check`].
+    pub checks: [bool; 4],
     /// The text of the file that a target names: given the rules file's path and the name as written. Errors are shown.
     pub read: &'a dyn Fn(&str, &str) -> Result<String, String>,
 }
@@ -35,13 +39,16 @@ pub struct Parsed {
 /// Reads and resolves the files, which come in name order. `None` where `report` gained an error.
 pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &mut Report) -> Option<Parsed> {
     let before = report.errors();
-    let files: Vec<RuleFile> = sources.iter().map(|source| syntax::read(source, report)).collect();
-    if report.errors() > before {
-        // With entries missing, what refers to them would be reported as wrong although it is not.
-        return None;
-    }
     let mut file = RuleFile::default();
-    for next in files {
+    let mut whole = true;
+    for source in sources {
+        let errors = report.errors();
+        let next = syntax::read(source, report);
+        if report.errors() > errors {
+            // Half of a file would be reported as wrong in ways that it is not; the other files are looked at.
+            whole = false;
+            continue;
+        }
         file.domains.extend(next.domains);
         file.targets.extend(next.targets);
         file.rules.extend(next.rules);
@@ -58,6 +65,7 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         target_files: Vec::new(),
         lists: HashMap::new(),
         domains: file.domains.iter().map(|domain| domain.name.value.clone()).collect(),
+        whole,
         digest: digest::Context::new(&digest::SHA256),
     };
     let mut rules = resolver.resolve(&file);
@@ -65,14 +73,27 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         resolver.digest_part(&source.text);
     }
     rules.hash = resolver.digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    lint::lint(&file, &rules, surroundings.routes, report);
+    if whole {
+        lint::lint(&file, &rules, surroundings.routes, report);
+    }
     if report.errors() > before {
         return None;
     }
     rules.tests = file.tests;
     let mut inert = file.inert;
-    if rules.auth_words.iter().any(|words| !words.is_empty()) {
-        inert.push("conditions on spf, dkim, dmarc and arc (no check runs yet: they hold in tests only)".to_owned());
+    for (at, check) in Check::ALL.into_iter().enumerate() {
+        if !rules.auth_words[at].is_empty() && !surroundings.checks[at] {
+            let check = check.as_str();
+            inert.push(format!("conditions on {check} (`[auth]` does not check it: they hold in tests only)"));
+        }
+    }
+    let bodies = file.rules.iter().map(|rule| &rule.body).chain(file.aliases.iter().map(|alias| &alias.body));
+    let mut bands = bodies.map(|body| body.on_spam).chain(file.targets.iter().map(|target| target.on_spam));
+    if bands.any(|on_spam| on_spam.is_some()) {
+        inert.push("on-spam (there is no spam score yet)".to_owned());
+    }
+    if !surroundings.looks_up_mx {
+        inert.extend(lint::held_without_hosts(&rules, surroundings.routes));
     }
     inert.sort_unstable();
     inert.dedup();
@@ -88,6 +109,8 @@ struct Resolver<'a> {
     target_files: Vec<(String, Place)>,
     lists: HashMap<String, Arc<List>>,
     domains: HashSet<Domain>,
+    /// All files could be read. Else what is not found may well be declared in one that could not.
+    whole: bool,
     digest: digest::Context,
 }
 
@@ -168,7 +191,7 @@ impl Resolver<'_> {
             |why: String| Diagnostic::error(format!("`{}` is not an address", text.value)).at(&text.place).label(why);
         match Mailbox::parse(&text.value) {
             Ok(address) if address.domain().is_literal() => {
-                let literal = wrong("mail goes to a domain, not to an address literal".to_owned());
+                let literal = wrong(NO_LITERAL.to_owned());
                 self.report.add(literal.help("give the target a route with `hosts`"));
                 None
             }
@@ -190,15 +213,14 @@ impl Resolver<'_> {
         };
         self.digest_part(&text);
         self.target_files.push((name.to_owned(), place.clone()));
-        match Mailbox::parse(text.trim()) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                // The content is a secret: it is not shown.
-                let wrong = Diagnostic::error(format!("`{name}` does not hold one address")).at(place);
-                self.report.add(wrong.label(error.to_string()));
-                None
-            }
-        }
+        let address = match Mailbox::parse(text.trim()) {
+            Ok(address) if address.domain().is_literal() => Err(NO_LITERAL.to_owned()),
+            Ok(address) => Ok(address),
+            Err(error) => Err(error.to_string()),
+        };
+        // The content is a secret: it is not shown.
+        let wrong = |why: String| Diagnostic::error(format!("`{name}` does not hold one address")).at(place).label(why);
+        address.map_err(|why| self.report.add(wrong(why))).ok()
     }
 
     fn digest_part(&mut self, text: &str) {
@@ -216,6 +238,10 @@ impl Resolver<'_> {
     }
 
     fn unknown(&mut self, kind: &str, name: &Placed<String>, known: &[&str]) {
+        // Routes are declared elsewhere.
+        if !self.whole && kind != "route" {
+            return;
+        }
         let mut unknown = Diagnostic::error(format!("there is no {kind} `{}`", name.value)).at(&name.place);
         if let Some(near) = nearest(&name.value, known) {
             unknown = unknown.label(format!("did you mean `{near}`?"));
@@ -356,7 +382,7 @@ impl Resolver<'_> {
 
     /// Mail for a domain that nobody declared would be relayed for strangers.
     fn ours(&mut self, domain: &Domain, place: &Place) {
-        if !self.domains.contains(domain) {
+        if self.whole && !self.domains.contains(domain) {
             let foreign = Diagnostic::error(format!("`{domain}` is not a domain of ours")).at(place);
             self.report.add(foreign.help(format!("our domains are those declared: add `[domain.\"{domain}\"]`")));
         }
@@ -364,7 +390,6 @@ impl Resolver<'_> {
 
     /// Rules are not applied to targets again, so a target that is an alias of ours would come back to us as new mail.
     fn targets_are_final(&mut self, rules: &[RuleEntry], set: &RuleSet) {
-        // An address that a rule replaces exists in that rule only, like an alias.
         let replaced = rules.iter().filter(|rule| rule.body.to.is_some());
         let replaced = replaced.flat_map(|rule| rule.when.recipient.iter().flatten());
         let replaced: HashMap<String, &Place> = replaced.map(|address| (address.value.key(), &address.place)).collect();
@@ -382,6 +407,9 @@ impl Resolver<'_> {
         }
     }
 }
+
+/// A target's host is its route's business, where it can be seen and changed.
+const NO_LITERAL: &str = "mail goes to a domain, not to an address literal";
 
 fn alias_name(entry: &AliasEntry) -> Placed<String> {
     Placed { value: entry.address.value.key(), place: entry.address.place.clone() }

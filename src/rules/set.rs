@@ -262,16 +262,22 @@ impl RuleSet {
         }
     }
 
-    /// Whether the rules replace this address: an alias, or a recipient that a rule with `to` names. Targets are final, so
-    /// as a target it would come back to us as new mail.
+    /// Whether the rules would decide about mail to this address again: it is an alias of ours, or a rule replaces it.
+    /// Such an address is nobody's final target.
     #[must_use]
     pub fn is_alias(&self, address: &Mailbox) -> bool {
         let key = address.key();
+        let tagless = untagged(&key);
         let strips = self.domain(address.domain()).is_some_and(|domain| domain.plus_strip);
-        let tagged = || self.aliases.get(&untagged(&key)?).filter(|alias| strips || alias.plus_strip);
-        let names = |condition: &Condition| matches!(condition, Condition::Recipient(keys) if keys.contains(&key));
-        let mut replacing = self.rules.iter().filter(|rule| rule.then.to.is_some());
-        self.aliases.contains_key(&key) || tagged().is_some() || replacing.any(|rule| rule.when.iter().any(names))
+        let alias_strips = |key: &String| self.aliases.get(key).is_some_and(|alias| strips || alias.plus_strip);
+        // An address that a rule replaces exists in that rule only, like an alias.
+        let replaced = |key: &String| {
+            let rules = self.index.by_address.get(key).into_iter().flatten();
+            rules.map(|at| &self.rules[*at]).any(|rule| rule.then.to.is_some())
+        };
+        self.aliases.contains_key(&key)
+            || replaced(&key)
+            || tagless.is_some_and(|key| alias_strips(&key) || (strips && replaced(&key)))
     }
 
     /// Whether a leg that goes to `target` by `route` would come back to us as new mail: nobody has that mailbox, and the
@@ -287,6 +293,12 @@ impl RuleSet {
     /// The files that hold targets' addresses, as named, and the place that names each.
     pub fn target_files(&self) -> impl Iterator<Item = (&str, &Place)> {
         self.target_files.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    /// The route of a leg to `target`; `route` is what the target, or for `to` the rule, says.
+    pub(super) fn route_of<'r>(&'r self, target: &Target, route: Option<&'r str>) -> &'r str {
+        let mailboxes = || self.domain(target.address.domain())?.mailboxes.as_deref();
+        route.or_else(mailboxes).unwrap_or(DEFAULT_ROUTE)
     }
 
     pub(super) fn domain(&self, name: &Domain) -> Option<&OurDomain> {

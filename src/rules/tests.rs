@@ -20,12 +20,17 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
     let read = |_: &str, name: &str| match name {
         "salesforce.address" => Ok("case@salesforce.example\n".to_owned()),
         "empty" => Ok(String::new()),
+        "literal" => Ok("case@[192.0.2.1]\n".to_owned()),
         _ => Err("no such file".to_owned()),
     };
     let sources: Vec<Arc<Source>> =
         texts.iter().enumerate().map(|(n, text)| Source::new(format!("rules/{n}.toml"), *text)).collect();
     let mut report = Report::default();
-    let parsed = parse(&sources, &Surroundings { routes: &routes, read: &read }, &mut report);
+    let parsed = parse(
+        &sources,
+        &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read },
+        &mut report,
+    );
     (parsed.map(|parsed| parsed.rules), report)
 }
 
@@ -513,6 +518,61 @@ fn explain_and_decide_cannot_disagree() {
 }
 
 #[test]
+fn what_the_rules_would_decide_again_is_an_alias() {
+    let set = rules(
+        "[domain.'s.example']\nrole = 'plain'\nplus = 'strip'\n\
+         [[rule]]\nwhen = { recipient = ['r@d.example', 'r@s.example'], spf = 'pass' }\nto = 'crm'\n\
+         [[rule]]\nwhen = { recipient = 'held@d.example' }\nhold = 'x'\n\
+         [alias.'d.example']\na = { to = 'crm' }\np = { to = 'crm', plus = 'strip' }\n\
+         [alias.'s.example']\na = { hold = 'x' }\n",
+    );
+    for (address, alias) in [
+        ("A@d.example", true),
+        ("a+tag@d.example", false),
+        ("p+tag@d.example", true),
+        ("a+tag@s.example", true),
+        ("r@d.example", true),
+        ("r+tag@d.example", false),
+        ("r+tag@s.example", true),
+        ("held@d.example", false),
+        ("case@crm.example", false),
+        ("postmaster@d.example", false),
+    ] {
+        assert_eq!(set.is_alias(&Mailbox::parse(address).unwrap()), alias, "{address}");
+    }
+}
+
+#[test]
+fn what_waits_for_the_look_up_of_an_mx_is_named() {
+    let inert = |text: &str, looks_up_mx| {
+        let routes = BTreeMap::from([("default", false), ("crm", true), ("mx", false)].map(|(n, h)| (n.to_owned(), h)));
+        let read = |_: &str, _: &str| Ok("secret@crm.example".to_owned());
+        let surroundings = Surroundings { routes: &routes, looks_up_mx, checks: [true; 4], read: &read };
+        let mut report = Report::default();
+        let text = format!("[domain.'d.example']\nrole = 'admin@x.example'\n{text}");
+        let parsed = parse(&[Source::new("r.toml", text)], &surroundings, &mut report);
+        parsed.unwrap_or_else(|| panic!("{}", report.render(false))).inert
+    };
+    let text = "[target]\nhidden = { address = 'file:f', route = 'mx' }\ncrm = { address = 'c@x.example', route = 'crm' }\n\
+        [[rule]]\nname = 'on'\nwhen = { sender = '<>' }\nroute = 'mx'\n\
+        [alias.'d.example']\na = { to = 'crm', also = 'hidden' }\nb = { to = 'b@y.example', route = 'crm' }\n\
+        c = { to = 'c@y.example' }\n";
+    assert_eq!(
+        inert(text, false),
+        [
+            "MX look-up: mail by route `default`, which has no `hosts`, is held (admin@x.example, c@y.example)",
+            "MX look-up: mail by route `mx`, which has no `hosts`, is held (hidden, on)",
+        ]
+    );
+    assert_eq!(inert(text, true), [""; 0]);
+    assert_eq!(inert("[target]\nt = { address = 't@x.example', on-spam = 'tag' }\n", true).len(), 1);
+    let aliases = |n: usize| (1..n).map(|n| format!("a{n} = {{ to = 'a{n}@y.example' }}\n")).collect::<String>();
+    let held = |n| inert(&format!("[alias.'d.example']\n{}", aliases(n)), false).pop().unwrap();
+    assert!(held(5).ends_with("a4@y.example, admin@x.example)"), "{}", held(5));
+    assert!(held(6).ends_with("a5@y.example, 1 more)"), "{}", held(6));
+}
+
+#[test]
 fn what_is_missing_is_an_error_with_its_place() {
     for (text, expected) in [
         ("[alias.'d.example']\na = { to = 'crn' }\n", "error: there is no target `crn`"),
@@ -521,6 +581,7 @@ fn what_is_missing_is_an_error_with_its_place() {
         ("[[rule]]\nname = 'n'\non-spam = 'tag'\n", "error: `n` ends the search and does not say where the mail goes"),
         ("[target.x]\naddress = 'file:none'\n", "error: cannot read `none`: no such file"),
         ("[target.x]\naddress = 'file:empty'\n", "error: `empty` does not hold one address"),
+        ("[target.x]\naddress = 'file:literal'\n", "error: `literal` does not hold one address"),
         ("[target.'a@b']\naddress = 'a@c.example'\n", "error: a target cannot be called `a@b`"),
         ("[target.x]\naddress = 'a@[192.0.2.1]'\n", "error: `a@[192.0.2.1]` is not an address"),
         ("[domain.'z.example']\nmailboxes = 'default'\n", "error: the route `default` of the mailboxes has no `hosts`"),
@@ -531,6 +592,26 @@ fn what_is_missing_is_an_error_with_its_place() {
     ] {
         assert_eq!(findings(text), [expected], "{text}");
     }
+}
+
+#[test]
+fn a_syntax_error_hides_what_is_wrong_in_its_own_file_only() {
+    let broken = "[target]\nelsewhere = 'x@x.example'\n[list]\nl = 7\n[alias.'d.example']\nz = { to = 'nowhere' }\n";
+    let other = "[domain.'d.example']\nrole = 'admin@x.example'\n[alias.'d.example']\na = { to = 'elsewhere' }\n\
+                 a2 = { to = 'a@d.example' }\nb = { to = 'b@x.example', route = 'nowhere' }\n\
+                 [[rule]]\nname = 'n'\nwhen = { sender-in = 'l', recipient-domain = 'z.example' }\non-spam = 'tag'\n";
+    let (set, report) = try_files(&[broken, other]);
+    assert!(set.is_none());
+    let messages: Vec<&str> = report.diagnostics().iter().map(|d| d.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "`list.l` must be an array, not an integer",
+            "`n` ends the search and does not say where the mail goes",
+            "there is no route `nowhere`",
+            "the target `a@d.example` is an alias of ours",
+        ]
+    );
 }
 
 #[test]

@@ -398,7 +398,7 @@ impl Session {
             Some(transaction) if transaction.envelope.recipients.is_empty() => self.idle(reply::SEND_RCPT_FIRST),
             // RFC 3030 §2: the client has lost its place, and what it sent of the message is void.
             Some(transaction) if transaction.chunks.is_some() => {
-                self.drop_transaction(Cause::Refused(reply::CHUNKS_BEGUN));
+                self.refuse_transaction(reply::CHUNKS_BEGUN);
                 self.complain(reply::CHUNKS_BEGUN);
             }
             Some(_) => self.state = State::Asking(Question::Data),
@@ -498,7 +498,7 @@ impl Session {
             Progress::End(Err(reply)) => {
                 self.state = State::Commands;
                 self.say(&reply);
-                self.drop_transaction(Cause::Refused(reply));
+                self.refuse_transaction(reply);
             }
         }
         Step::On
@@ -546,6 +546,13 @@ impl Session {
     fn drop_transaction(&mut self, cause: Cause) {
         if self.transaction.take().is_some() {
             self.dropped = Some(cause);
+        }
+    }
+
+    /// Ends a transaction whose message is refused.
+    fn refuse_transaction(&mut self, reply: Reply) {
+        if let Some(transaction) = self.transaction.take() {
+            self.dropped = Some(Cause::Refused { reply, envelope: Box::new(transaction.envelope) });
         }
     }
 
@@ -656,7 +663,12 @@ mod tests {
                     }
                     Event::Reset(cause) => {
                         self.message.clear();
-                        self.told.push(format!("reset {cause:?}"));
+                        self.told.push(match cause {
+                            Cause::Refused { reply, envelope } => {
+                                format!("refused {} {:?}: {reply}", envelope.sender, envelope.recipients)
+                            }
+                            Cause::Asked | Cause::Closed => format!("reset {cause:?}"),
+                        });
                     }
                 }
             }
@@ -886,6 +898,23 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_the_protocol_refuses_keeps_its_envelope() {
+        let long = [b"a: b\r\n\r\n".as_slice(), &[b'x'; 900], b"\r\n", &[b'x'; 900], b"\r\n.\r\n"].concat();
+        for message in [&b"bare \n line feed\r\n.\r\n"[..], &long] {
+            let mut conductor = Conductor::new();
+            conductor.send(&[HELLO, MAIL, RCPT, DATA].concat()).send(message);
+            let told = conductor.told.last().unwrap();
+            assert!(told.starts_with("refused a@b [") && told.contains("aide@solarmora.com"), "{told}");
+        }
+        for chunk in [&b"BDAT 9 LAST\r\nbare \n feed"[..], b"BDAT 2000 LAST\r\n", b"BDAT 3\r\na\r\nDATA\r\n"] {
+            let mut conductor = Conductor::new();
+            conductor.send(&[HELLO, MAIL, RCPT].concat()).send(chunk);
+            let told = conductor.told.iter().find(|told| told.starts_with("refused a@b ["));
+            assert!(told.is_some_and(|told| told.contains("aide@solarmora.com")), "{:?}", conductor.told);
+        }
+    }
+
+    #[test]
     fn a_first_chunk_that_the_conductor_refuses_is_thrown_away_with_its_transaction() {
         let mut conductor = Conductor::new();
         conductor.send(&[HELLO, MAIL, RCPT].concat()).codes();
@@ -894,7 +923,8 @@ mod tests {
         conductor.session.answer_data(Err(Refusal::new(reply::LOCAL_ERROR)));
         conductor.run();
         assert_eq!(conductor.codes(), [451, 503]);
-        assert_eq!(conductor.told.last().unwrap(), &format!("reset {:?}", Cause::Refused(reply::LOCAL_ERROR)));
+        let told = conductor.told.last().unwrap();
+        assert!(told.starts_with("refused a@b [") && told.ends_with(&reply::LOCAL_ERROR.to_string()), "{told}");
         assert!(conductor.message.is_empty());
     }
 

@@ -24,8 +24,7 @@ impl Disk {
         Disk::make(test, 512, "loop,commit=300")
     }
 
-    /// One that is soon full, and that turns read-only on damage. Not for a cut: with that option 2 of 40 cuts lost mail
-    /// whose 250 came during the cut, without it none of 39. Why is not known.
+    /// One that is soon full, and that turns read-only on damage.
     pub fn with_room(test: &str, mib: u64) -> Option<Disk> {
         Disk::make(test, mib, "loop,commit=300,errors=remount-ro")
     }

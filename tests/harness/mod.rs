@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod client;
 pub mod crm;
 pub mod daemon;
+pub mod dns;
 pub mod disk;
 pub mod postfix;
 pub mod postsrsd;

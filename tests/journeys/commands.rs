@@ -34,6 +34,60 @@ fn exit_codes_tell_done_findings_usage_and_not_running() {
 }
 
 #[test]
+fn two_aliases_of_one_crm_are_warned_of_and_pass_the_check() {
+    let crm = Crm::start();
+    let site = Setup::new(crm.address()).site();
+    site.write_rules(&format!("{RULES}\nventas = {{ to = \"ventes\" }}\n"));
+    let said = site.cli(&["check"]).exits(0).says(&["warning: several aliases go to `ventes`", "ok, with 1 warning"]);
+    assert!(!said.out.contains("lets one through"), "the duplicate window tells aliases apart: {}", said.out);
+    let sum = site.rows(&["check"]).pop().expect("a summary");
+    assert_eq!((&sum["warnings"], &sum["findings"]), (&1.into(), &0.into()));
+    site.cli(&["check", "--strict"]).exits(1);
+    // Any other warning is a finding.
+    site.write_rules(&RULES.replace("role = \"admin@mon-crm.com\"", ""));
+    site.cli(&["check"]).exits(1).says(&["warning: nobody reads postmaster@solarmora.com"]);
+}
+
+#[test]
+fn the_queue_s_list_tells_of_what_is_quarantined() {
+    let crm = Crm::start();
+    let rules = RULES.replace("ventes   = { to = \"ventes\" }", "ventes   = { quarantine = \"odd\", to = \"ventes\" }");
+    let daemon = Setup::new(crm.address()).rules(&rules).start();
+    let id = daemon.send("ventes@solarmora.com");
+    let told = "1 quarantined: see `pointsman quarantine list`";
+    daemon.cli(&["queue", "list"]).exits(0).says(&["no legs", told]);
+    daemon.cli(&["queue", "list", "--limit", "1"]).exits(0).says(&[told]);
+    assert!(daemon.rows(&["queue", "list"]).is_empty(), "scripts get legs alone");
+    for arguments in [&["queue", "list", "--recipient", "aide@solarmora.com"][..], &["quarantine", "list"]] {
+        assert!(!daemon.cli(arguments).exits(0).out.contains("see `pointsman"), "{arguments:?}");
+    }
+    daemon.cli(&["quarantine", "release", "--id", &id]).succeeds();
+    wait_for("the released leg", || daemon.rows(&["quarantine", "list"]).is_empty().then_some(()));
+    assert!(!daemon.cli(&["queue", "list"]).exits(0).out.contains("quarantined"));
+}
+
+#[test]
+fn the_log_names_what_is_without_function_and_whom_an_operator_meant() {
+    let crm = Crm::start();
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let daemon = Setup::new(crm.address()).more("[route.later]\nhosts = \"h\"\nprofile = \"zendesk\"\n").start();
+    let lines = |event: &str| -> Vec<serde_json::Value> {
+        let log = daemon.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line["event"] == event).collect()
+    };
+    let inert = wait_for("the line at the start", || lines("without-function").pop());
+    assert!(inert["what"].as_str().unwrap().contains("route.later.profile"), "{inert}");
+    let id = daemon.send("aide@solarmora.com");
+    wait_for("a deferred leg", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 1));
+    daemon.cli(&["queue", "hold", "--id", &id]).succeeds();
+    daemon.cli(&["queue", "release", "--target", "case@mon-crm.com", "--subject", "panne\u{1b}"]);
+    let operated = wait_for("two operator lines", || Some(lines("operator")).filter(|lines| lines.len() == 2));
+    let chosen: Vec<&str> = operated.iter().map(|line| line["chosen"].as_str().unwrap()).collect();
+    assert_eq!(chosen, [&format!("--id {id}"), "--target c***@mon-crm.com --subject panne\\u{1b}"]);
+}
+
+#[test]
 fn the_queue_can_be_read_without_a_daemon() {
     let (daemon, crm) = Daemon::with_crm();
     crm.answer(Stage::Rcpt, "450 4.2.1 later");

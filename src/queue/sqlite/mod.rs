@@ -59,6 +59,7 @@ mod tests;
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
+pub use refused::RefusedFilter;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, ROWS_MAX};
 
 use claim::Claim;
@@ -180,7 +181,7 @@ pub struct SqliteStore {
     /// For bodies on their way out: never behind a long question.
     body_reader: Arc<Reader>,
     questions: Reader,
-    _lives: Vec<ReaderLife>,
+    lives: Vec<ReaderLife>,
     threads: Vec<JoinHandle<()>>,
     _lock: File,
 }
@@ -240,6 +241,15 @@ impl SqliteStore {
         self.shared.ready.load(Ordering::Relaxed)
     }
 
+    /// Whether new mail can be taken, or why not.
+    pub fn readiness(&self) -> Result<(), &'static str> {
+        match (self.ready(), self.accepting()) {
+            (true, true) => Ok(()),
+            (false, _) => Err("the queue cannot be written"),
+            (true, false) => Err("too little free space for new mail"),
+        }
+    }
+
     /// Free bytes on the data directory's disk, looked at once a second.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
@@ -296,14 +306,9 @@ impl SqliteStore {
     }
 
     /// Refusals, newest first.
-    pub async fn refused(
-        &self,
-        recipient: Option<String>,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<Refused>, StoreError> {
+    pub async fn refused(&self, filter: RefusedFilter) -> Result<Vec<Refused>, StoreError> {
         let shared = Arc::clone(&self.shared);
-        self.questions.ask(move |_| shared.refused.list(recipient.as_deref(), since, limit)).await
+        self.questions.ask(move |_| shared.refused.list(&filter)).await
     }
 
     /// The conservation of mail, checked over the whole ledger.
@@ -365,7 +370,7 @@ fn assemble(
             let (body_reader, questions) = (Arc::new(reader()?), reader()?);
             let line = Line::Inline(Box::new(Mutex::new(writer)));
             let (lives, threads) = (Vec::new(), Vec::new());
-            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, _lives: lives, threads, _lock: lock })
+            Ok(SqliteStore { line, node, shared, bodies, body_reader, questions, lives, threads, _lock: lock })
         }
         Mode::Threaded => {
             let (body_reader, body_life) = Reader::threaded(path, "queue-bodies").map_err(fault)?;
@@ -388,7 +393,7 @@ fn assemble(
                 bodies,
                 body_reader: Arc::new(body_reader),
                 questions,
-                _lives: vec![body_life, question_life],
+                lives: vec![body_life, question_life],
                 threads,
                 _lock: lock,
             })
@@ -398,6 +403,8 @@ fn assemble(
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // The readers go first, so that the last connection to close can write and SQLite removes its log.
+        self.lives.clear();
         // The writer works off what waits, then ends; the housekeeper sees that the writer's door is shut.
         self.line = Line::Closed;
         for thread in self.threads.drain(..) {

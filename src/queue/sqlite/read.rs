@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -21,10 +22,28 @@ pub(super) enum Reader {
     Inline(Arc<Mutex<Connection>>),
 }
 
-pub(super) type Question = Box<dyn FnOnce(&Connection) + Send>;
+/// `None` ends the thread.
+type Question = Option<Box<dyn FnOnce(&Connection) + Send>>;
 
-/// What keeps a reading thread alive.
-pub(super) type ReaderLife = mpsc::Sender<Question>;
+/// What keeps a reading thread alive. Dropped, it waits until the thread has closed its connection: SQLite keeps its log
+/// on disk unless the last connection that closes can write.
+#[derive(Debug)]
+pub(super) struct ReaderLife {
+    sender: mpsc::Sender<Question>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for ReaderLife {
+    fn drop(&mut self) {
+        // Where so many questions wait that this finds no place, the thread ends by itself and is not waited for.
+        if self.sender.try_send(None).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            // A thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
 
 impl Reader {
     pub(super) fn inline(path: &Path) -> rusqlite::Result<Reader> {
@@ -36,12 +55,13 @@ impl Reader {
         let db = schema::open_reader(path)?;
         let (sender, mut questions) = mpsc::channel::<Question>(QUESTIONS_MAX);
         let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Some(question) = questions.blocking_recv() {
+            while let Some(Some(question)) = questions.blocking_recv() {
                 question(&db);
             }
         });
-        started.map_err(|error| schema::SchemaError::Damaged(format!("cannot start a thread: {error}")))?;
-        Ok((Reader::Threaded(sender.downgrade()), sender))
+        let thread =
+            started.map_err(|error| schema::SchemaError::Damaged(format!("cannot start a thread: {error}")))?;
+        Ok((Reader::Threaded(sender.downgrade()), ReaderLife { sender, thread: Some(thread) }))
     }
 
     pub(super) fn ask<T: Send + 'static>(
@@ -59,10 +79,10 @@ impl Reader {
                 let sender = sender.upgrade();
                 Box::pin(async move {
                     let (reply, answer) = oneshot::channel();
-                    let question: Question = Box::new(move |db| {
+                    let question: Question = Some(Box::new(move |db| {
                         // Who asked may be gone; there is nobody left to tell.
                         let _ = reply.send(ask(db));
-                    });
+                    }));
                     let sender = sender.ok_or(StoreError::Closed)?;
                     sender.send(question).await.map_err(|_| StoreError::Closed)?;
                     drop(sender);

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::clock::Timestamp;
 use crate::id::MessageId;
 use crate::queue::body::BodyRows;
 use crate::queue::sqlite::ground::Ground;
 use crate::queue::sqlite::read::{self, Balance, Reader};
-use crate::queue::sqlite::refused::RefusedLog;
+use crate::queue::sqlite::refused::{RefusedFilter, RefusedLog};
 use crate::queue::sqlite::rows::{self, Filter, LegRow, MessageRow};
 use crate::queue::sqlite::schema::SchemaError;
 use crate::queue::sqlite::{OpenError, open_error};
@@ -56,13 +55,7 @@ impl ReadOnly {
     }
 
     /// See [`super::SqliteStore::refused`].
-    pub fn refused(
-        &self,
-        recipient: Option<&str>,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<Refused>, StoreError> {
-        let list = self.refused.list(recipient, since, limit);
-        list.map_err(|error| StoreError::Read(error.to_string().into()))
+    pub fn refused(&self, filter: &RefusedFilter) -> Result<Vec<Refused>, StoreError> {
+        self.refused.list(filter).map_err(|error| StoreError::Read(error.to_string().into()))
     }
 }

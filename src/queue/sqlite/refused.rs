@@ -20,6 +20,18 @@ pub(super) struct RefusedLog {
     db: Mutex<Option<Connection>>,
 }
 
+/// Which refusals. All that is given must hold, as in [`super::Filter`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefusedFilter {
+    pub recipient: Option<String>,
+    /// With or without angle brackets; `<>` is the null sender.
+    pub sender: Option<String>,
+    pub client: Option<String>,
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    pub limit: usize,
+}
+
 impl RefusedLog {
     /// A file that cannot be used is put aside: these rows are never worth a start that fails.
     pub(super) fn open(path: &Path) -> RefusedLog {
@@ -55,22 +67,26 @@ impl RefusedLog {
         }
     }
 
-    /// The newest refusals since `since` for which `recipient` holds, up to `limit`, newest first.
-    pub(super) fn list(
-        &self,
-        recipient: Option<&str>,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> rusqlite::Result<Vec<Refused>> {
+    /// The refusals that the filter chooses, newest first.
+    pub(super) fn list(&self, filter: &RefusedFilter) -> rusqlite::Result<Vec<Refused>> {
         self.flush();
         let db = self.db.lock().expect("no code panics while it holds this lock");
         let Some(db) = &*db else { return Ok(Vec::new()) };
         let mut question = db.prepare_cached(
             "SELECT at, listener, client, helo, sender, recipient, reply FROM refused
-             WHERE at >= ?1 AND (?2 IS NULL OR lower(recipient) = ?2) ORDER BY id DESC LIMIT ?3",
+             WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR lower(recipient) = ?3)
+                 AND (?4 IS NULL OR lower(trim(sender, '<>')) = ?4) AND (?5 IS NULL OR client = ?5)
+             ORDER BY id DESC LIMIT ?6",
         )?;
-        let since = since.map_or(i64::MIN, |since| since.0);
-        let rows = question.query_map(params![since, recipient.map(str::to_lowercase), limit as i64], |row| {
+        let values = params![
+            filter.since.map_or(i64::MIN, |since| since.0),
+            filter.until.map_or(i64::MAX, |until| until.0),
+            filter.recipient.as_deref().map(str::to_lowercase),
+            filter.sender.as_deref().map(|sender| sender.trim_matches(['<', '>']).to_lowercase()),
+            filter.client,
+            i64::try_from(filter.limit).unwrap_or(i64::MAX),
+        ];
+        let rows = question.query_map(values, |row| {
             let client: String = row.get(2)?;
             Ok(Refused {
                 at: Timestamp(row.get(0)?),
@@ -152,8 +168,9 @@ mod tests {
         for n in 0..PENDING_MAX + 1 {
             log.record(refused(n));
         }
-        assert_eq!(log.list(None, None, 1_000_000).unwrap().len(), PENDING_MAX);
-        let found = log.list(Some("USER7@solarmora.com"), None, 10).unwrap();
+        let all = RefusedFilter { limit: 1_000_000, ..RefusedFilter::default() };
+        assert_eq!(log.list(&all).unwrap().len(), PENDING_MAX);
+        let found = log.list(&RefusedFilter { recipient: Some("USER7@solarmora.com".into()), ..all.clone() }).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].client, refused(7).client);
         for n in 0..ROWS_MAX as usize {
@@ -162,9 +179,33 @@ mod tests {
                 log.flush();
             }
         }
-        assert_eq!(log.list(None, None, 1_000_000).unwrap().len(), ROWS_MAX as usize);
+        assert_eq!(log.list(&all).unwrap().len(), ROWS_MAX as usize);
         drop(log);
-        assert_eq!(RefusedLog::open_read_only(&path).list(None, Some(Timestamp(5)), 3).unwrap().len(), 3);
+        let three = RefusedFilter { since: Some(Timestamp(5)), limit: 3, ..all };
+        assert_eq!(RefusedLog::open_read_only(&path).list(&three).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_narrows_the_choice_comes_before_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RefusedLog::open(&dir.path().join("refused.db"));
+        for n in 0..20 {
+            let sender = if n == 3 { "<>".to_owned() } else { format!("Sender{n}@example.org") };
+            let client = if n == 4 { "192.0.2.4".parse().unwrap() } else { refused(n).client };
+            log.record(Refused { sender, client, ..refused(n) });
+        }
+        let one = |filter: RefusedFilter| {
+            let found = log.list(&RefusedFilter { limit: 1, ..filter }).unwrap();
+            found.iter().map(|refused| refused.at.0).collect::<Vec<_>>()
+        };
+        let any = RefusedFilter::default;
+        assert_eq!(one(RefusedFilter { sender: Some("<sender5@example.org>".into()), ..any() }), [5]);
+        assert_eq!(one(RefusedFilter { sender: Some("<>".into()), ..any() }), [3]);
+        assert_eq!(one(RefusedFilter { client: Some("192.0.2.4".into()), ..any() }), [4]);
+        assert_eq!(one(RefusedFilter { until: Some(Timestamp(8)), ..any() }), [7]);
+        assert_eq!(one(RefusedFilter { since: Some(Timestamp(19)), ..any() }), [19]);
+        assert_eq!(one(RefusedFilter { since: Some(Timestamp(20)), ..any() }), Vec::<i64>::new());
+        assert_eq!(one(RefusedFilter { sender: Some("nobody@example.org".into()), ..any() }), Vec::<i64>::new());
     }
 
     #[test]
@@ -174,6 +215,6 @@ mod tests {
         std::fs::write(&path, vec![7; 10_000]).unwrap();
         let log = RefusedLog::open(&path);
         log.record(refused(1));
-        assert_eq!(log.list(None, None, 10).unwrap().len(), 1);
+        assert_eq!(log.list(&RefusedFilter { limit: 10, ..RefusedFilter::default() }).unwrap().len(), 1);
     }
 }

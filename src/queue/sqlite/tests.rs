@@ -447,7 +447,7 @@ async fn the_queue_can_be_read_without_a_daemon() {
     let body = alone.body(MessageId(1)).await.unwrap().unwrap();
     assert_eq!(read(&body).await.unwrap(), &message(1).body.in_memory().unwrap()[..]);
     assert!(alone.balance().await.unwrap().holds());
-    assert!(alone.refused(None, None, 10).unwrap().is_empty());
+    assert!(alone.refused(&RefusedFilter { limit: 10, ..RefusedFilter::default() }).unwrap().is_empty());
     let nowhere = SqliteStore::open_read_only(&store.dir.path().join("bodies")).unwrap_err();
     assert!(matches!(nowhere, OpenError::Missing { .. }));
 }

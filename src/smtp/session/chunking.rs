@@ -13,7 +13,7 @@ use crate::reply::{Refusal, Reply};
 use crate::smtp::command::Chunk;
 use crate::smtp::receiving::Chunks;
 
-use super::{Cause, Question, Session, State, Step, Transaction};
+use super::{Question, Session, State, Step, Transaction};
 
 /// A chunk that is being read.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Session {
         };
         // A client that pipelines could not know (RFC 2920 §3.1).
         if transaction.envelope.recipients.is_empty() {
-            self.drop_transaction(Cause::Refused(reply::SEND_RCPT_FIRST));
+            self.refuse_transaction(reply::SEND_RCPT_FIRST);
             return self.throw_away(chunk, Answer::Idle(reply::SEND_RCPT_FIRST));
         }
         let has_room = match &transaction.chunks {
@@ -69,7 +69,7 @@ impl Session {
             None => chunk.size <= self.settings.message_size_max,
         };
         if !has_room {
-            self.drop_transaction(Cause::Refused(reply::MESSAGE_TOO_LARGE));
+            self.refuse_transaction(reply::MESSAGE_TOO_LARGE);
             return self.throw_away(chunk, Answer::Cut(reply::MESSAGE_TOO_LARGE));
         }
         self.state = match transaction.chunks {
@@ -81,7 +81,7 @@ impl Session {
     /// The conductor said whether a message may come whose first chunk does come.
     pub(super) fn begin_chunks(&mut self, chunk: Chunk, answer: Result<(), Refusal>) {
         if let Err(refusal) = answer {
-            self.drop_transaction(Cause::Refused(refusal.reply().clone()));
+            self.refuse_transaction(refusal.reply().clone());
             return self.throw_away(chunk, Answer::Refuse(refusal));
         }
         let transaction = self.transaction.as_mut().expect("a first chunk is asked about inside a transaction only");
@@ -126,7 +126,7 @@ impl Session {
                 Ok(()) => self.say(&reply::CHUNK_OK),
                 Err(reply) => {
                     self.say(&reply);
-                    self.drop_transaction(Cause::Refused(reply));
+                    self.refuse_transaction(reply);
                 }
             },
             Fate::Drop(Answer::Complain(reply)) => self.complain(reply),

@@ -46,7 +46,7 @@ pub enum Cause {
     /// The session ended.
     Closed,
     /// The message itself was refused with this reply: unsound octets, too large, too large a header.
-    Refused(Reply),
+    Refused { reply: Reply, envelope: Box<Envelope> },
 }
 
 /// How a session ended.

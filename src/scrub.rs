@@ -1,4 +1,4 @@
-//! Keeping a secret address out of somebody else's words.
+//! Keeping a secret address out of somebody else's words: out of notifications, and out of the log. Pure.
 
 use crate::address::Mailbox;
 
@@ -15,8 +15,13 @@ use crate::address::Mailbox;
 pub fn scrub(text: &str, target: &Mailbox, alias: &str) -> String {
     // Only ASCII changes case here, so that places in the one text are places in the other.
     let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut lower = clean.to_ascii_lowercase();
     for (secret, reach) in secrets(target) {
-        clean = replace(&clean, &secret, reach);
+        // Most replies name nothing, and each attempt has one.
+        if lower.contains(&secret) {
+            clean = replace(&clean, &lower, &secret, reach);
+            lower = clean.to_ascii_lowercase();
+        }
     }
     let words = clean.split(' ').map(|word| match word.contains('@') {
         true if !word.trim_matches(|c: char| !c.is_alphanumeric()).eq_ignore_ascii_case(alias) => GONE,
@@ -34,7 +39,7 @@ enum Reach {
     WholeWord,
 }
 
-/// Everything that must go, the longest first.
+/// Everything that must go, in lower case, the longest first.
 fn secrets(target: &Mailbox) -> Vec<(String, Reach)> {
     let local = target.plain_local();
     let domain = target.domain().as_str();
@@ -54,15 +59,16 @@ fn secrets(target: &Mailbox) -> Vec<(String, Reach)> {
     let labels: Vec<&str> = domain.split('.').collect();
     let keys = labels.iter().take(labels.len().saturating_sub(2)).filter(|label| label.len() >= WORD_OCTETS_MIN);
     secrets.extend(keys.map(|label| ((*label).to_owned(), Reach::Anywhere)));
+    secrets.iter_mut().for_each(|(secret, _)| secret.make_ascii_lowercase());
     secrets.sort_by_key(|(secret, _)| std::cmp::Reverse(secret.len()));
     secrets
 }
 
-fn replace(text: &str, secret: &str, reach: Reach) -> String {
-    let (lower, secret) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
+/// `lower` is `text` in lower case.
+fn replace(text: &str, lower: &str, secret: &str, reach: Reach) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut copied = 0;
-    for (at, found) in lower.match_indices(&secret) {
+    for (at, found) in lower.match_indices(secret) {
         let end = at + found.len();
         let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         let alone = !in_word(text[..at].chars().next_back()) && !in_word(text[end..].chars().next());

@@ -1,0 +1,121 @@
+//! What the checks' results mean for a message, before any rule sees it. Pure.
+
+use super::verify;
+use super::{AuthReport, Policy, Word};
+use crate::reply::{self, Refusal};
+
+/// What the administrator wants checked, and what shall come of it (`[auth]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub checks: verify::Settings,
+    pub dmarc: DmarcMode,
+    pub on_temperror: OnTemperror,
+}
+
+/// What a DMARC fail does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DmarcMode {
+    /// Refused under p=reject, quarantined under p=quarantine.
+    Enforce,
+    /// Quarantined under both.
+    Quarantine,
+    /// Only recorded.
+    Mark,
+}
+
+/// What a look-up that failed for the moment does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTemperror {
+    Accept,
+    /// 451: the client shall try again.
+    Defer,
+}
+
+/// What becomes of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The rules decide.
+    Take,
+    /// Its legs are quarantined, for this reason.
+    Quarantine(String),
+    Refuse(Refusal),
+}
+
+/// Reads a report under the administrator's settings. A failure of the DNS is never a verdict: it defers at the most.
+#[must_use]
+pub fn dispose(report: &AuthReport, settings: &Settings) -> Disposition {
+    if settings.on_temperror == OnTemperror::Defer && report.has_temperror() {
+        return Disposition::Refuse(Refusal::new(reply::AUTH_UNKNOWN));
+    }
+    let Some(dmarc) = report.dmarc.as_ref().filter(|dmarc| dmarc.result == Word::Fail) else {
+        return Disposition::Take;
+    };
+    let domain = dmarc.from_domain.as_deref().unwrap_or("its From domain");
+    let quarantined =
+        || Disposition::Quarantine(format!("DMARC fails and {domain} asks for {}", dmarc.policy.as_str()));
+    match (settings.dmarc, dmarc.policy) {
+        (DmarcMode::Mark, _) | (_, Policy::None) => Disposition::Take,
+        (DmarcMode::Enforce, Policy::Reject) => Disposition::Refuse(Refusal::new(reply::DMARC_FAILED)),
+        (DmarcMode::Enforce, Policy::Quarantine) | (DmarcMode::Quarantine, Policy::Quarantine | Policy::Reject) => {
+            quarantined()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::DmarcVerdict;
+
+    fn report(result: Word, policy: Policy) -> AuthReport {
+        let dmarc = DmarcVerdict { result, policy, from_domain: Some("a.example".to_owned()), reason: None };
+        AuthReport { dmarc: Some(dmarc), ..AuthReport::default() }
+    }
+
+    fn settings(dmarc: DmarcMode, on_temperror: OnTemperror) -> Settings {
+        let checks = verify::Settings { spf: true, dkim: true, dmarc: true, arc: true, ptr: true };
+        Settings { checks, dmarc, on_temperror }
+    }
+
+    #[test]
+    fn a_dmarc_fail_does_what_mode_and_policy_say() {
+        for (mode, policy, wanted) in [
+            (DmarcMode::Enforce, Policy::Reject, "refused"),
+            (DmarcMode::Enforce, Policy::Quarantine, "quarantined"),
+            (DmarcMode::Enforce, Policy::None, "taken"),
+            (DmarcMode::Quarantine, Policy::Reject, "quarantined"),
+            (DmarcMode::Quarantine, Policy::Quarantine, "quarantined"),
+            (DmarcMode::Quarantine, Policy::None, "taken"),
+            (DmarcMode::Mark, Policy::Reject, "taken"),
+            (DmarcMode::Mark, Policy::Quarantine, "taken"),
+            (DmarcMode::Mark, Policy::None, "taken"),
+        ] {
+            let got = match dispose(&report(Word::Fail, policy), &settings(mode, OnTemperror::Accept)) {
+                Disposition::Take => "taken",
+                Disposition::Quarantine(_) => "quarantined",
+                Disposition::Refuse(refusal) => {
+                    assert_eq!(refusal.reply().code, 550);
+                    "refused"
+                }
+            };
+            assert_eq!(got, wanted, "{mode:?} {policy:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_fail_is_held_against_a_message() {
+        for result in [Word::None, Word::Pass, Word::TempError, Word::PermError, Word::Neutral, Word::Policy] {
+            let report = report(result, Policy::Reject);
+            assert_eq!(dispose(&report, &settings(DmarcMode::Enforce, OnTemperror::Accept)), Disposition::Take);
+        }
+    }
+
+    #[test]
+    fn a_dns_failure_defers_where_that_is_wanted_and_never_refuses_for_good() {
+        let unknown = report(Word::TempError, Policy::None);
+        let Disposition::Refuse(refusal) = dispose(&unknown, &settings(DmarcMode::Enforce, OnTemperror::Defer)) else {
+            panic!("deferred");
+        };
+        assert_eq!(refusal.reply().code, 451);
+    }
+}

@@ -1,0 +1,179 @@
+//! Who sent a message: makes the checks before the rules, and brings their results to where they are used.
+//!
+//! The fields that only we may write are cut from every message, checked or not: a help desk must be able to
+//! believe what it reads under our name.
+
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::journey::{Arrived, store_refusal};
+use super::{Inbound, Ruling};
+use crate::auth::disposition::{self, Disposition, Settings};
+use crate::auth::verify::{Checker, Subject};
+use crate::auth::{AuthReport, cuts, results};
+use crate::bounce::Authentication;
+use crate::events;
+use crate::message::Header;
+use crate::message::origin::Origin;
+use crate::queue::{BodyReader, Reason, StoredBody};
+use crate::reply::{self, Refusal};
+use crate::rules::AuthFacts;
+
+/// What was found out about a message.
+pub(super) struct Checked {
+    report: AuthReport,
+    /// Our Authentication-Results, or nothing where no check was made.
+    pub field: String,
+    /// Ranges of the original that no copy carries.
+    pub cuts: Vec<Range<u64>>,
+    /// Why its legs must be quarantined, if they must.
+    pub quarantine: Option<(Reason, String)>,
+    pub authentication: Authentication,
+    /// The client's confirmed name.
+    pub ptr: Option<String>,
+}
+
+impl Checked {
+    /// The results as rules compare them.
+    pub(super) fn facts(&self) -> AuthFacts {
+        AuthFacts {
+            spf: self.report.spf_word(),
+            dkim: self.report.dkim_word(),
+            dmarc: self.report.dmarc_word(),
+            arc: self.report.arc_word(),
+        }
+    }
+
+    /// The results as they are recorded.
+    pub(super) fn record(&self) -> Value {
+        let AuthFacts { spf, dkim, dmarc, arc } = self.facts();
+        let ptr = self.report.ptr.as_ref().map(|ptr| ptr.result.as_str());
+        let from_domain = self.report.dmarc.as_ref().and_then(|dmarc| dmarc.from_domain.as_ref());
+        json!({ "spf": spf, "dkim": dkim, "dmarc": dmarc, "arc": arc, "ptr": ptr, "from_domain": from_domain })
+    }
+
+    /// DMARC will fail at the next hop.
+    pub(super) fn dmarc_at_risk(&self) -> bool {
+        self.report.dmarc_at_risk()
+    }
+}
+
+impl Inbound {
+    /// Makes the checks that the administrator wants. A refusal is a 550 by DMARC, or a 451 where we cannot check now.
+    pub(super) async fn check(
+        &self,
+        ruling: &Ruling,
+        message: &Arrived<'_>,
+        header: &Header,
+        body: &StoredBody,
+    ) -> Result<Checked, Refusal> {
+        let head = message.head.as_bytes();
+        let found = cuts::find(&header.fields, head, &ruling.session.hostname);
+        let report = match (&self.checker, &ruling.auth) {
+            (Some(checker), Some(settings)) => self.verify(ruling, checker, settings, message, header, body).await?,
+            (None, _) | (_, None) => AuthReport::default(),
+        };
+        let mut quarantine = None;
+        if let Some(settings) = &ruling.auth {
+            match disposition::dispose(&report, settings) {
+                Disposition::Take => {}
+                Disposition::Quarantine(why) => quarantine = Some((Reason::Dmarc, why)),
+                Disposition::Refuse(refusal) => return Err(refusal),
+            }
+        }
+        if cuts::are_signed(&found, report.passing().flat_map(|signature| &signature.signed_fields)) {
+            quarantine.get_or_insert_with(|| (Reason::LookAlike, SIGNED_CONTROL.to_owned()));
+        }
+        let sender = &message.envelope.sender;
+        let field = match &ruling.auth {
+            Some(_) => results::field(&report, &ruling.session.hostname, message.client.ip, sender),
+            None => String::new(),
+        };
+        let authentication = if report.authenticates(sender) { Authentication::Proven } else { Authentication::Absent };
+        let ptr = report.ptr.as_ref().and_then(|ptr| ptr.name.clone());
+        let cuts = found.into_iter().map(|cut| cut.range).collect();
+        Ok(Checked { report, field, cuts, quarantine, authentication, ptr })
+    }
+
+    async fn verify(
+        &self,
+        ruling: &Ruling,
+        checker: &Checker,
+        settings: &Settings,
+        message: &Arrived<'_>,
+        header: &Header,
+        body: &StoredBody,
+    ) -> Result<AuthReport, Refusal> {
+        let head = message.head.as_bytes();
+        let (ip, helo) = outside(ruling, message, header);
+        // Held until the checks are made: whole messages in memory are what a flood of large ones would cost.
+        let size = usize::try_from(body.len()).unwrap_or(usize::MAX);
+        let _permit = match body.in_memory() {
+            Some(_) => None,
+            None => Some(self.verification.take(size, PERMIT_WAIT).await.ok_or_else(busy)?),
+        };
+        let subject = Subject {
+            ip,
+            helo: &helo,
+            sender: &message.envelope.sender,
+            hostname: &ruling.session.hostname,
+            head: head.len(),
+            header,
+            message: whole(body).await?,
+            now: message.at,
+        };
+        let report = checker.check(&settings.checks, &subject).await;
+        for (check, word) in [
+            ("spf", report.spf_word()),
+            ("dkim", report.dkim_word()),
+            ("dmarc", report.dmarc_word()),
+            ("arc", report.arc_word()),
+            ("ptr", report.ptr.as_ref().map(|ptr| ptr.result.as_str())),
+        ] {
+            if let Some(word) = word {
+                events::checked(check, word);
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// The client outside our own relays, and what it called itself: the peer, unless that is one of them.
+fn outside(ruling: &Ruling, message: &Arrived<'_>, header: &Header) -> (IpAddr, String) {
+    let peer = (message.client.ip, message.client.helo.clone());
+    if !ruling.upstream.iter().any(|network| network.contains(message.client.ip)) {
+        return peer;
+    }
+    match Origin::trace(message.head.as_bytes(), header, &ruling.upstream) {
+        Origin::Outside { ip, helo } => (ip, helo.unwrap_or_default()),
+        // Written by one of ours, or by one whose Received we cannot read: there is nobody else to check.
+        Origin::Inside | Origin::Unreadable => peer,
+    }
+}
+
+/// The message's bytes in one piece.
+async fn whole(body: &StoredBody) -> Result<Bytes, Refusal> {
+    if let Some(bytes) = body.in_memory() {
+        return Ok(bytes.clone());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(body.len()).unwrap_or(0));
+    let mut reader = BodyReader::new(body, &[]);
+    while let Some(piece) = reader.next().await.map_err(|error| store_refusal(&error))? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.into())
+}
+
+fn busy() -> Refusal {
+    Refusal::new(reply::CHECKS_BUSY)
+}
+
+/// Whole messages that are read for verification at one time.
+pub(super) const VERIFICATION_OCTETS_MAX: usize = 64 * 1024 * 1024;
+/// A message of the largest size is checked in well under a second; who waits longer is better off coming back.
+const PERMIT_WAIT: Duration = Duration::from_secs(30);
+const SIGNED_CONTROL: &str = "a passing signature covers a field that a help desk obeys";
