@@ -166,6 +166,7 @@ impl Operator<'_> {
             true => Some(self.inbound.handover.recall(routes(&rows, self.now)).await),
             false => None,
         };
+        let open: HashSet<LegId> = rows.iter().filter(|row| row.state.is_open()).map(|row| row.id).collect();
         let rows = self.fresh(rows).await.map_err(said)?;
         let plan = match prepared {
             Prepared::Each(operation) => {
@@ -189,6 +190,8 @@ impl Operator<'_> {
             told.push(Told { leg, done, result: word(result, self.dry_run), note });
         }
         told.extend(refused);
+        // What was open when it was chosen and has ended since is no longer what was asked for.
+        told.retain(|told| told.done || told.leg.state.is_open() || !open.contains(&told.leg.id));
         Ok(told)
     }
 

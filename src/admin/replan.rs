@@ -61,9 +61,16 @@ fn decide(ruling: &Ruling, message: &MessageRow, leg: &LegRow, now: Timestamp) -
         sender: &sender,
         client: message.client.parse::<IpAddr>().ok(),
         helo: Some(&message.helo),
-        auth: Fact::Known(AuthFacts::default()),
+        auth: Fact::Known(recorded_auth(&message.facts)),
     };
     Ok(ruling.decide(&facts, now))
+}
+
+/// What the checks found when the message came in: today they would find something else, or nothing.
+fn recorded_auth(facts: &str) -> AuthFacts {
+    let facts: serde_json::Value = serde_json::from_str(facts).unwrap_or_default();
+    let word = |check: &str| facts["auth"][check].as_str();
+    AuthFacts::recorded(word("spf"), word("dkim"), word("dmarc"), word("arc"))
 }
 
 /// All legs of one alias that are to be moved.
@@ -192,31 +199,32 @@ mod tests {
     use crate::address::Domain;
     use crate::diagnostic::{Report, Source};
     use crate::id::MessageId;
-    use crate::rules::{Surroundings, parse};
+    use crate::rules::{RuleSet, Surroundings, parse};
     use crate::smtp::settings::Settings;
     use crate::srs::Srs;
 
     const NOW: Timestamp = Timestamp(1_795_292_431_000);
 
-    fn ruling(alias: &str) -> Ruling {
+    /// `more` stands behind the targets.
+    fn rules(more: &str) -> Arc<RuleSet> {
         let text = format!(
             "[domain.'d.example']\nrole = 'admin@x.example'\n[target]\na = {{ address = 'a@crm.example', route = 'crm' }}\n\
-             b = {{ address = 'b@crm.example', route = 'crm' }}\nc = {{ address = 'c@crm.example', route = 'crm' }}\n\
-             [alias.'d.example']\naide = {alias}\n"
+             b = {{ address = 'b@crm.example', route = 'crm' }}\nc = {{ address = 'c@crm.example', route = 'crm' }}\n{more}"
         );
         let routes = BTreeMap::from([("default", true), ("crm", true)].map(|(name, hosts)| (name.to_owned(), hosts)));
         let read = |_: &str, _: &str| Err("no such file".to_owned());
         let mut report = Report::default();
         let sources = [Source::new("rules.toml".to_owned(), text)];
-        let parsed = parse(
-            &sources,
-            &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read },
-            &mut report,
-        );
+        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read };
+        let parsed = parse(&sources, &around, &mut report);
+        Arc::new(parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules)
+    }
+
+    fn ruling(alias: &str) -> Ruling {
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         Ruling {
             session: Arc::new(Settings::new("mx.d.example".to_owned(), postmaster, 1, 1)),
-            rules: Arc::new(parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules),
+            rules: rules(&format!("[alias.'d.example']\naide = {alias}\n")),
             routes: BTreeMap::new(),
             legs_max: 10,
             balancers: BTreeMap::new(),
@@ -348,6 +356,24 @@ mod tests {
                 done.iter().map(|one| (one.leg.n, one.to.target.as_str(), one.to.state)).collect();
             assert_eq!(found, expected, "{alias}");
             assert_eq!(done.iter().map(|one| one.note.as_str()).collect::<String>(), note, "{alias}");
+        }
+    }
+
+    #[test]
+    fn conditions_on_checks_see_what_was_found_at_the_time() {
+        let mut ruling = ruling("{ to = 'a' }");
+        let rule = "[[rule]]\nwhen = { recipient = 'aide@d.example', dmarc = 'pass', spf = 'softfail' }\nto = 'b'\n";
+        ruling.rules = rules(&format!("{rule}[alias.'d.example']\naide = {{ to = 'a' }}\n"));
+        for (facts, target) in [
+            (r#"{"auth":{"dmarc":"pass","spf":"softfail","dkim":null}}"#, "b@crm.example"),
+            (r#"{"auth":{"dmarc":"fail","spf":"softfail"}}"#, "a@crm.example"),
+            ("{}", "a@crm.example"),
+            ("not JSON", "a@crm.example"),
+        ] {
+            let row = row(1, "old@x.example", State::Queued);
+            let message = MessageRow { facts: facts.into(), ..message(vec![row.clone()]) };
+            let done = redecide(&ruling, &message, &HashSet::from([row.id]), NOW).unwrap();
+            assert_eq!(done[0].to.target.as_str(), target, "{facts}");
         }
     }
 
