@@ -40,6 +40,8 @@ const PURE: &[&str] = &[
     "src/config/raw.rs",
     "src/config/units.rs",
     "src/bounce/",
+    "src/admin/pages.rs",
+    "src/admin/replan.rs",
 ];
 
 /// What pure code does not say.

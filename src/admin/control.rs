@@ -12,17 +12,19 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::redecide;
+pub use super::operate::Action;
+use super::operate::{self, Operator, Prepared, Told};
+use super::pages::{Messages, Pages};
 use super::view::{BackOffView, LegView, MessageView, OpenView, RefusedView, Select, StatusView};
-use crate::address::Mailbox;
 use crate::clock::{Clock, Timestamp};
 use crate::events;
 use crate::id::MessageId;
 use crate::inbound::Inbound;
 use crate::queue::handover::{Handover, Trouble};
-use crate::queue::sqlite::{Filter, OperateResult, Operated, Operation, SqliteStore};
+use crate::queue::sqlite::{Filter, ROWS_MAX, SqliteStore};
 use crate::queue::{State, StoreError};
 
 /// What can be asked.
@@ -78,26 +80,6 @@ impl Scope {
     }
 }
 
-/// What is to be done.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    Retry,
-    Hold,
-    Release,
-    Bounce,
-    Drop,
-    Deny,
-    /// To a target's name or an address.
-    Retarget {
-        to: String,
-    },
-    Reroute {
-        route: String,
-    },
-    Redecide,
-}
-
 /// A line of the answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,9 +87,11 @@ pub enum Line {
     Leg(Box<LegView>),
     Message(Box<MessageView>),
     Refused(Box<RefusedView>),
+    /// `note` is what else there is to say: where it goes, or why not.
     Operated {
         leg: Box<LegView>,
         result: String,
+        note: String,
     },
     Status(StatusView),
     /// All was said; the number of lines before.
@@ -156,7 +140,7 @@ impl Control {
                     let control = Arc::clone(&self);
                     tokio::spawn(async move {
                         // The asker may hang up before he has heard all; there is nobody left to tell.
-                        let _ = tokio::time::timeout(ASK_TIMEOUT, control.answer(stream)).await;
+                        let _ = control.answer(stream).await;
                     });
                 }
                 Err(error) => {
@@ -169,135 +153,118 @@ impl Control {
 
     async fn answer(&self, stream: UnixStream) -> std::io::Result<()> {
         let by = stream.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| format!("uid {}", peer.uid()));
-        let (reading, mut writing) = stream.into_split();
+        let (reading, writing) = stream.into_split();
         let mut request = String::new();
-        BufReader::new(reading.take(REQUEST_OCTETS_MAX)).read_line(&mut request).await?;
-        let lines = match serde_json::from_str::<Request>(&request) {
-            Ok(request) => self.perform(request, &by).await,
-            Err(error) => Err(format!("the daemon does not understand the request: {error}")),
+        let mut reading = BufReader::new(reading.take(REQUEST_OCTETS_MAX));
+        tokio::time::timeout(ASK_TIMEOUT, reading.read_line(&mut request)).await??;
+        let mut asker = Asker { writing, lines: 0 };
+        let performed = match serde_json::from_str::<Request>(&request) {
+            Ok(request) => self.perform(&mut asker, request, &by).await,
+            Err(error) => Err(Stop::Failed(format!("the daemon does not understand the request: {error}"))),
         };
-        let lines = lines.map_or_else(
-            |error| vec![Line::Error(error)],
-            |mut lines| {
-                lines.push(Line::End(lines.len()));
-                lines
-            },
-        );
-        for line in lines {
-            let mut text = serde_json::to_string(&line)?;
-            text.push('\n');
-            writing.write_all(text.as_bytes()).await?;
-        }
-        writing.shutdown().await
+        let last = match performed {
+            Ok(()) => Line::End(asker.lines),
+            Err(Stop::Failed(error)) => Line::Error(error),
+            Err(Stop::Gone(error)) => return Err(error),
+        };
+        asker.write([last]).await?;
+        asker.writing.shutdown().await
     }
 
-    async fn perform(&self, request: Request, by: &str) -> Result<Vec<Line>, String> {
+    async fn perform(&self, asker: &mut Asker, request: Request, by: &str) -> Result<(), Stop> {
         let now = self.clock.now();
         match request {
             Request::Legs { select, scope } => {
-                let rows = self.store.query(select.filter(now, scope.states())?).await.map_err(told)?;
-                Ok(rows.into_iter().map(|row| Line::Leg(Box::new(row.into()))).collect())
+                let mut pages = Pages::new(select.filter(now, scope.states())?, ROWS_MAX);
+                while let Some(question) = pages.question() {
+                    let rows = self.store.query(question).await?;
+                    pages.answered(&rows);
+                    asker.tell(rows.into_iter().map(|row| Line::Leg(Box::new(row.into())))).await?;
+                }
             }
             Request::Messages { select, scope } => {
-                let rows = self.store.query(select.filter(now, scope.states())?).await.map_err(told)?;
-                let mut lines = Vec::new();
-                for id in messages_of(rows.iter().map(|row| row.id.message)) {
-                    if let Some(row) = self.store.message(id).await.map_err(told)? {
-                        lines.push(Line::Message(Box::new(row.into())));
+                let mut messages = Messages::new(select.filter(now, scope.states())?);
+                while let Some(question) = messages.question() {
+                    for id in messages.answered(&self.store.query(question).await?) {
+                        let row = self.store.message(id).await?;
+                        asker.tell(row.map(|row| Line::Message(Box::new(row.into())))).await?;
                     }
                 }
-                Ok(lines)
             }
             Request::Refused { select } => {
-                let rows = self.store.refused(select.refused(now)?).await.map_err(told)?;
-                Ok(rows.into_iter().map(|row| Line::Refused(Box::new(row.into()))).collect())
+                let rows = self.store.refused(select.refused(now)?).await?;
+                asker.tell(rows.into_iter().map(|row| Line::Refused(Box::new(row.into())))).await?;
             }
             Request::Operate { select, scope, action, dry_run } => {
                 let filter = select.filter(now, scope.states())?;
-                self.operate(filter, &select.typed(), action, dry_run, by, now).await
+                let operator = Operator { store: &self.store, inbound: &self.inbound, by, dry_run, now };
+                self.operate(asker, &operator, (filter, &select.typed()), &action).await?;
             }
-            Request::Status => Ok(vec![Line::Status(self.status(now).await?)]),
+            Request::Status => {
+                let status = self.status(now).await?;
+                asker.tell([Line::Status(status)]).await?;
+            }
         }
+        Ok(())
     }
 
+    /// Acts on all legs that the filter chooses, however many, a page at a time. Whoever hangs up stops it after a bite.
     async fn operate(
         &self,
+        asker: &mut Asker,
+        operator: &Operator<'_>,
+        (filter, chosen): (Filter, &str),
+        action: &Action,
+    ) -> Result<(), Stop> {
+        let ruling = self.inbound.ruling();
+        let prepared = operate::prepare(action, &ruling)?;
+        let (mut seen, mut done) = (0, 0);
+        let acted = self.act(asker, operator, &prepared, filter.clone(), (&mut seen, &mut done)).await;
+        if !operator.dry_run {
+            events::operated(operator.by, action.as_str(), chosen, done);
+        }
+        acted?;
+        if seen == 0 && filter.message.is_some() && !self.exists(&filter).await? {
+            return Err(Stop::Failed("nothing found: there is no leg with this id".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn act(
+        &self,
+        asker: &mut Asker,
+        operator: &Operator<'_>,
+        prepared: &Prepared,
         filter: Filter,
-        chosen: &str,
-        action: Action,
-        dry_run: bool,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<Vec<Line>, String> {
-        let word = action.as_str();
-        let is_retry = matches!(action, Action::Retry);
-        let operated = match self.operation(action)? {
-            Some(operation) => self.store.operate(filter, operation, dry_run, by, now).await.map_err(told)?,
-            None => self.redecide(filter, dry_run, by, now).await?,
-        };
-        let done = operated.iter().filter(|operated| operated.result == OperateResult::Done).count();
-        if !dry_run {
-            events::operated(by, word, chosen, done);
-            if is_retry {
-                let routes: BTreeSet<&str> = operated.iter().map(|operated| operated.leg.route.as_str()).collect();
-                routes.into_iter().for_each(|route| self.handover.probe(route));
-            }
-            for Operated { leg, .. } in operated.iter().filter(|operated| operated.result == OperateResult::Done) {
-                events::leg_entered(&leg.route, leg.state.as_str(), leg.reason.as_str());
+        (seen, done): (&mut usize, &mut usize),
+    ) -> Result<(), Stop> {
+        let ruling = self.inbound.ruling();
+        let mut pages = Pages::new(filter, ROWS_MAX);
+        while let Some(question) = pages.question() {
+            let rows = self.store.query(question).await?;
+            pages.answered(&rows);
+            *seen += rows.len();
+            for bite in operate::bites(rows) {
+                let told = operator.act(&ruling, prepared, bite).await?;
+                *done += told.iter().filter(|told| told.done).count();
+                if prepared.is_retry() && !operator.dry_run {
+                    let routes: BTreeSet<&str> = told.iter().map(|told| told.leg.route.as_str()).collect();
+                    routes.into_iter().for_each(|route| self.handover.probe(route));
+                }
+                asker.tell(told.into_iter().map(Line::from)).await?;
             }
         }
-        Ok(operated.into_iter().map(|operated| operated_line(operated, dry_run)).collect())
+        Ok(())
     }
 
-    /// The store's operation; none for `redecide`, which is another one for each leg.
-    fn operation(&self, action: Action) -> Result<Option<Operation>, String> {
-        let ruling = self.inbound.ruling();
-        let known_route = |route: String| {
-            let names = || ruling.routes.keys().cloned().collect::<Vec<_>>().join(", ");
-            if ruling.routes.contains_key(&route) {
-                Ok(route)
-            } else {
-                Err(format!("there is no route `{route}`; there are: {}", names()))
-            }
-        };
-        Ok(Some(match action {
-            Action::Retry => Operation::Retry,
-            Action::Hold => Operation::Hold,
-            Action::Release => Operation::Release,
-            Action::Bounce => Operation::Bounce,
-            Action::Drop => Operation::Drop,
-            Action::Deny => Operation::Deny,
-            Action::Reroute { route } => Operation::Reroute { route: known_route(route)? },
-            Action::Retarget { to } => match ruling.rules.target(&to) {
-                Some(target) if target.as_str() != to => {
-                    Operation::Retarget { target, target_name: Some(to), route: None }
-                }
-                _ => {
-                    let target = Mailbox::parse(&to).map_err(|error| format!("`{to}` is no target: {error}"))?;
-                    Operation::Retarget { target, target_name: None, route: None }
-                }
-            },
-            Action::Redecide => return Ok(None),
-        }))
+    /// Whether there is a leg, in whatever state, with the id that the filter names.
+    async fn exists(&self, filter: &Filter) -> Result<bool, Stop> {
+        let any = Filter { message: filter.message, n: filter.n, limit: 1, ..Filter::default() };
+        Ok(!self.store.query(any).await?.is_empty())
     }
 
-    /// Decides each leg anew by today's rules.
-    async fn redecide(&self, filter: Filter, dry_run: bool, by: &str, now: Timestamp) -> Result<Vec<Operated>, String> {
-        let ruling = self.inbound.ruling();
-        let rows = self.store.query(filter).await.map_err(told)?;
-        let mut operated = Vec::new();
-        for row in rows {
-            let Some(message) = self.store.message(row.id.message).await.map_err(told)? else { continue };
-            let replacement = redecide::leg(&ruling.rules, &message, &row, now)?;
-            let one = Filter::leg(row.id);
-            let moved = self.store.operate(one, Operation::Redecide(replacement), dry_run, by, now).await;
-            operated.extend(moved.map_err(told)?);
-        }
-        Ok(operated)
-    }
-
-    async fn status(&self, now: Timestamp) -> Result<StatusView, String> {
-        let oldest = self.store.oldest().await.map_err(told)?;
+    async fn status(&self, now: Timestamp) -> Result<StatusView, StoreError> {
+        let oldest = self.store.oldest().await?;
         let open = self.store.open_legs().into_iter().filter(|(_, _, legs)| *legs > 0);
         let open = open.map(|(route, state, legs)| {
             let arrived = oldest.iter().find(|(r, s, _)| *r == route && *s == state).map_or(now, |(_, _, at)| *at);
@@ -319,66 +286,66 @@ impl Control {
     }
 }
 
-impl Action {
-    /// Whether it gives mail up or sends it elsewhere: on everything at once that must be meant.
-    #[must_use]
-    pub fn is_drastic(&self) -> bool {
-        match self {
-            Action::Retry | Action::Hold | Action::Release => false,
-            Action::Bounce
-            | Action::Drop
-            | Action::Deny
-            | Action::Retarget { .. }
-            | Action::Reroute { .. }
-            | Action::Redecide => true,
-        }
-    }
-
-    /// The command's word.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Action::Retry => "retry",
-            Action::Hold => "hold",
-            Action::Release => "release",
-            Action::Bounce => "bounce",
-            Action::Drop => "drop",
-            Action::Deny => "deny",
-            Action::Retarget { .. } => "retarget",
-            Action::Reroute { .. } => "reroute",
-            Action::Redecide => "redecide",
-        }
-    }
-}
-
 /// Each message once, in the order in which its legs came.
 pub fn messages_of(ids: impl Iterator<Item = MessageId>) -> Vec<MessageId> {
     let mut seen = std::collections::HashSet::new();
-    ids.filter(|id| seen.insert(*id)).take(MESSAGES_MAX).collect()
+    ids.filter(|id| seen.insert(*id)).collect()
 }
 
-fn operated_line(operated: Operated, dry_run: bool) -> Line {
-    let result = match (operated.result, dry_run) {
-        (OperateResult::Done, false) => "done",
-        (OperateResult::Done, true) => "would be done",
-        (OperateResult::InFlight, _) => "in flight: its attempt is under way, try again when it has ended",
-        (OperateResult::NotInThisState, _) => "does not apply to its state",
-    };
-    Line::Operated { leg: Box::new(operated.leg.into()), result: result.to_owned() }
+/// The end of the socket that hears the answer.
+struct Asker {
+    writing: OwnedWriteHalf,
+    lines: usize,
+}
+
+impl Asker {
+    async fn tell(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Stop> {
+        self.write(lines).await.map_err(Stop::Gone)
+    }
+
+    async fn write(&mut self, lines: impl IntoIterator<Item = Line>) -> std::io::Result<()> {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&serde_json::to_string(&line)?);
+            text.push('\n');
+            self.lines += 1;
+        }
+        tokio::time::timeout(ASK_TIMEOUT, self.writing.write_all(text.as_bytes())).await?
+    }
+}
+
+/// Why an answer ends before its end.
+enum Stop {
+    /// The asker is told.
+    Failed(String),
+    /// He hung up, or does not listen.
+    Gone(std::io::Error),
+}
+
+impl From<String> for Stop {
+    fn from(error: String) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Stop {
+        Stop::Failed(error.to_string())
+    }
+}
+
+impl From<Told> for Line {
+    fn from(told: Told) -> Line {
+        Line::Operated { leg: Box::new(told.leg.into()), result: told.result.to_owned(), note: told.note }
+    }
 }
 
 fn back_off_view((route, trouble): (String, Trouble), now: Timestamp) -> BackOffView {
     BackOffView { route, until: (now < trouble.until).then(|| trouble.until.to_string()), why: trouble.why }
 }
 
-fn told(error: StoreError) -> String {
-    error.to_string()
-}
-
 /// A request is a filter and an action.
 const REQUEST_OCTETS_MAX: u64 = 64 * 1024;
-/// An action on ten thousand legs takes a second.
+/// How long an asker may take to read a page of the answer, or to ask. A long list has no limit but this one.
 const ASK_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Messages told whole in one answer: more than anybody reads.
-pub const MESSAGES_MAX: usize = 1_000;

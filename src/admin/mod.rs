@@ -1,6 +1,8 @@
 //! What operators and their machines talk to: `http` for scrapers and probes, `control` for the command line.
 
 pub mod view;
-pub mod redecide;
+pub mod pages;
+pub mod replan;
+pub mod operate;
 pub mod control;
 pub mod http;

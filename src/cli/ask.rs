@@ -9,10 +9,11 @@ use clap::{Args, Subcommand};
 
 use super::{Ended, Output, render};
 use crate::admin::control::{self, Action, Line, Request, Scope};
+use crate::admin::pages::{Messages, Pages};
 use crate::admin::view::{Asked, Select};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::queue::sqlite::{OpenError, ReadOnly, SqliteStore};
+use crate::queue::sqlite::{OpenError, ROWS_MAX, ReadOnly, SqliteStore};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueCommand {
@@ -187,50 +188,47 @@ pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
     let mut select = args.listing.filter.select();
     let asked = select.take_refused();
     let json = args.listing.output.json;
-    if !json {
-        select.limit = select.limit.or(Some(JOURNEYS_SHOWN));
-    }
     let source = Source::open(config)?;
-    let request = if json {
-        Request::Legs { select: select.clone(), scope: Scope::All }
-    } else {
-        Request::Messages { select: select.clone(), scope: Scope::All }
-    };
+    let mut list = List::new(json, select.limit.unwrap_or(JOURNEYS_SHOWN));
     let (legs, refused) = match asked {
         Asked::Legs => (true, false),
         Asked::Refused => (false, true),
         Asked::Both => (true, true),
         Asked::Nothing => (false, false),
     };
-    let mut lines = if legs { source.ask(&request)? } else { Vec::new() };
+    if legs {
+        let (select, scope) = (list.asked(&select), Scope::All);
+        let request = if json { Request::Legs { select, scope } } else { Request::Messages { select, scope } };
+        source.ask(&request, &mut |line| list.take(line))?;
+        list.cut();
+    }
     if refused {
-        lines.extend(source.ask(&Request::Refused { select })?);
+        source.ask(&Request::Refused { select }, &mut |line| list.take(line))?;
     }
-    print(&lines, json);
-    if lines.is_empty() && !json {
-        println!("nothing found");
-    }
+    list.end("nothing found");
     Ok(Ended::Done)
 }
 
 pub(super) fn status(config: &Path, json: bool) -> anyhow::Result<Ended> {
     let Some(socket) = daemon(config)? else { return Ok(not_running()) };
-    print(&ask_daemon(&socket, &Request::Status)?, json);
+    let mut list = List::new(json, 1);
+    ask_daemon(&socket, &Request::Status, &mut |line| list.take(line))?;
+    list.end("");
     Ok(Ended::Done)
 }
 
 fn legs(config: &Path, listing: &Listing, scope: Scope) -> anyhow::Result<Ended> {
-    let source = Source::open(config)?;
     let select = listing.filter.select();
-    let lines = source.ask(&Request::Legs { select: select.clone(), scope })?;
-    print(&lines, listing.output.json);
-    if lines.is_empty() && !listing.output.json {
-        println!("no legs");
-    }
+    let source = Source::open(config)?;
+    let mut list = List::new(listing.output.json, select.limit.unwrap_or(LEGS_SHOWN));
+    source.ask(&Request::Legs { select: list.asked(&select), scope }, &mut |line| list.take(line))?;
+    list.cut();
+    list.end("no legs");
     // Who looks for a message here must not think that it is gone. Who names a state gets that one.
     if scope == Scope::Queue && select.state.is_empty() && !listing.output.json {
         let everything = Select { limit: None, ..select };
-        let quarantined = source.ask(&Request::Legs { select: everything, scope: Scope::Quarantine })?.len();
+        let mut quarantined = 0;
+        source.ask(&Request::Legs { select: everything, scope: Scope::Quarantine }, &mut |_| quarantined += 1)?;
         if quarantined > 0 {
             println!("{quarantined} quarantined: see `pointsman quarantine list`");
         }
@@ -242,12 +240,15 @@ fn show(config: &Path, listing: &Listing, scope: Scope) -> anyhow::Result<Ended>
     let select = listing.filter.select();
     // Who names a message wants it in whatever state it is.
     let scope = if select.id.is_some() { Scope::All } else { scope };
-    let lines = Source::open(config)?.ask(&Request::Messages { select, scope })?;
-    print(&lines, listing.output.json);
-    if lines.is_empty() {
+    let mut list = List::new(listing.output.json, select.limit.unwrap_or(MESSAGES_SHOWN));
+    let request = Request::Messages { select: list.asked(&select), scope };
+    Source::open(config)?.ask(&request, &mut |line| list.take(line))?;
+    list.cut();
+    if list.heard == 0 {
         eprintln!("pointsman: nothing found");
         return Ok(Ended::Findings);
     }
+    list.end("");
     Ok(Ended::Done)
 }
 
@@ -262,16 +263,76 @@ fn act(config: &Path, acting: &Acting, action: Action, scope: Scope) -> anyhow::
     let scope = if select.id.is_some() { Scope::Open } else { scope };
     // What is being attempted anyway needs no retry.
     let in_flight_will_do = matches!(action, Action::Retry);
-    let lines = ask_daemon(&socket, &Request::Operate { select, scope, action, dry_run: acting.dry_run })?;
-    print(&lines, acting.output.json);
-    let count = |ending: &str| {
-        lines.iter().filter(|line| matches!(line, Line::Operated { result, .. } if result.contains(ending))).count()
-    };
-    let (done, in_flight) = (count("done"), if in_flight_will_do { count("in flight") } else { 0 });
+    let (mut met, mut done, mut in_flight) = (0, 0, 0);
+    let mut list = List::new(acting.output.json, usize::MAX);
+    ask_daemon(&socket, &Request::Operate { select, scope, action, dry_run: acting.dry_run }, &mut |line| {
+        if let Line::Operated { result, .. } = &line {
+            met += 1;
+            done += usize::from(result.ends_with("done"));
+            in_flight += usize::from(in_flight_will_do && result.starts_with("in flight"));
+        }
+        list.take(line);
+    })?;
+    list.end("");
     if !acting.output.json {
-        println!("{done} of {} legs{}", lines.len(), if acting.dry_run { " would be changed" } else { " changed" });
+        println!("{done} of {met} legs{}", if acting.dry_run { " would be changed" } else { " changed" });
     }
-    Ok(if done + in_flight == lines.len() { Ended::Done } else { Ended::Findings })
+    Ok(if done + in_flight == met { Ended::Done } else { Ended::Findings })
+}
+
+/// An answer on its way to the terminal: JSON line by line as it comes, however long it is; text when all was heard,
+/// because it is a table, and no more of it than was asked for.
+struct List {
+    json: bool,
+    /// Lines of text that are shown.
+    shown: usize,
+    lines: Vec<Line>,
+    heard: usize,
+    more: bool,
+}
+
+impl List {
+    fn new(json: bool, shown: usize) -> List {
+        List { json, shown, lines: Vec::new(), heard: 0, more: false }
+    }
+
+    /// What to ask: for text one more than is shown, to see whether there are more.
+    fn asked(&self, select: &Select) -> Select {
+        let limit = if self.json { select.limit } else { Some(self.shown.saturating_add(1)) };
+        Select { limit, ..select.clone() }
+    }
+
+    fn take(&mut self, line: Line) {
+        self.heard += 1;
+        if self.json {
+            if writeln!(std::io::stdout(), "{}", render::json(&line)).is_err() {
+                // Whoever reads has read enough, such as `head`.
+                std::process::exit(0);
+            }
+        } else {
+            self.lines.push(line);
+        }
+    }
+
+    /// All that was limited was heard.
+    fn cut(&mut self) {
+        self.more = self.lines.len() > self.shown;
+        self.lines.truncate(self.shown);
+    }
+
+    /// Writes the text; `nothing` where there is none.
+    fn end(&self, nothing: &str) {
+        if self.json {
+            return;
+        }
+        print!("{}", render::text(&self.lines));
+        if self.more {
+            println!("… and more; use --limit");
+        }
+        if self.heard == 0 && !nothing.is_empty() {
+            println!("{nothing}");
+        }
+    }
 }
 
 fn not_running() -> Ended {
@@ -299,10 +360,11 @@ impl Source {
         }
     }
 
-    fn ask(&self, request: &Request) -> anyhow::Result<Vec<Line>> {
+    /// `take` hears each line of the answer as it comes.
+    fn ask(&self, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
         match self {
-            Source::Daemon(socket) => ask_daemon(socket, request),
-            Source::Disk(store) => ask_disk(store, request),
+            Source::Daemon(socket) => ask_daemon(socket, request, take),
+            Source::Disk(store) => ask_disk(store, request, take),
         }
     }
 }
@@ -324,12 +386,11 @@ fn data_dir(config: &Path) -> anyhow::Result<PathBuf> {
     Config::data_dir(config).map_err(|report| anyhow::anyhow!("{}", report.render(false)))
 }
 
-fn ask_daemon(socket: &Path, request: &Request) -> anyhow::Result<Vec<Line>> {
+fn ask_daemon(socket: &Path, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
     let mut stream = UnixStream::connect(socket).context("the daemon is gone")?;
     let mut text = serde_json::to_string(request)?;
     text.push('\n');
     stream.write_all(text.as_bytes()).context("cannot ask the daemon")?;
-    let mut lines = Vec::new();
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
@@ -337,47 +398,49 @@ fn ask_daemon(socket: &Path, request: &Request) -> anyhow::Result<Vec<Line>> {
             bail!("the daemon's answer broke off");
         }
         match serde_json::from_str(&line).context("the daemon's answer is not understood")? {
-            Line::End(_) => return Ok(lines),
+            Line::End(_) => return Ok(()),
             Line::Error(error) => bail!(error),
-            other => lines.push(other),
+            other => take(other),
         }
     }
 }
 
 /// Answers what can be answered without a daemon.
-fn ask_disk(store: &ReadOnly, request: &Request) -> anyhow::Result<Vec<Line>> {
+fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
     let now = SystemClock::new().now();
     let wrong = |error: String| anyhow::anyhow!(error);
     crate::daemon::runtime()?.block_on(async {
         match request {
             Request::Legs { select, scope } => {
-                let rows = store.query(select.filter(now, scope.states()).map_err(wrong)?).await?;
-                Ok(rows.into_iter().map(|row| Line::Leg(Box::new(row.into()))).collect())
+                let mut pages = Pages::new(select.filter(now, scope.states()).map_err(wrong)?, ROWS_MAX);
+                while let Some(question) = pages.question() {
+                    let rows = store.query(question).await?;
+                    pages.answered(&rows);
+                    rows.into_iter().for_each(|row| take(Line::Leg(Box::new(row.into()))));
+                }
             }
             Request::Messages { select, scope } => {
-                let rows = store.query(select.filter(now, scope.states()).map_err(wrong)?).await?;
-                let mut lines = Vec::new();
-                for id in control::messages_of(rows.iter().map(|row| row.id.message)) {
-                    lines.extend(store.message(id).await?.map(|row| Line::Message(Box::new(row.into()))));
+                let mut messages = Messages::new(select.filter(now, scope.states()).map_err(wrong)?);
+                while let Some(question) = messages.question() {
+                    for id in messages.answered(&store.query(question).await?) {
+                        if let Some(row) = store.message(id).await? {
+                            take(Line::Message(Box::new(row.into())));
+                        }
+                    }
                 }
-                Ok(lines)
             }
             Request::Refused { select } => {
                 let rows = store.refused(&select.refused(now).map_err(wrong)?)?;
-                Ok(rows.into_iter().map(|row| Line::Refused(Box::new(row.into()))).collect())
+                rows.into_iter().for_each(|row| take(Line::Refused(Box::new(row.into()))));
             }
             Request::Operate { .. } | Request::Status => bail!("the daemon is not running"),
         }
+        Ok(())
     })
-}
-
-fn print(lines: &[Line], json: bool) {
-    if json {
-        lines.iter().for_each(|line| println!("{}", render::json(line)));
-    } else {
-        print!("{}", render::text(lines));
-    }
 }
 
 /// Journeys that `trace` tells where nobody asks for more.
 const JOURNEYS_SHOWN: usize = 20;
+/// A table of which nobody reads more.
+const LEGS_SHOWN: usize = 10_000;
+const MESSAGES_SHOWN: usize = 1_000;

@@ -13,8 +13,9 @@ pub(super) fn json(line: &Line) -> String {
         Line::Leg(leg) => serde_json::to_string(leg),
         Line::Message(message) => serde_json::to_string(message),
         Line::Refused(refused) => serde_json::to_string(refused),
-        Line::Operated { leg, result } => serde_json::to_value(leg).and_then(|mut object| {
+        Line::Operated { leg, result, note } => serde_json::to_value(leg).and_then(|mut object| {
             object["result"] = serde_json::Value::String(result.clone());
+            object["note"] = serde_json::Value::String(note.clone());
             serde_json::to_string(&object)
         }),
         Line::Status(status) => serde_json::to_string(status),
@@ -60,7 +61,8 @@ const HEADINGS: [&str; 7] = ["LEG", "STATE", "REASON", "RECIPIENT", "TARGET", "R
 fn table_row(line: &Line) -> Option<[String; 7]> {
     let (leg, note) = match line {
         Line::Leg(leg) => (leg, note(leg)),
-        Line::Operated { leg, result } => (leg, result.clone()),
+        Line::Operated { leg, result, note } if note.is_empty() => (leg, result.clone()),
+        Line::Operated { leg, result, note } => (leg, format!("{result}: {note}")),
         Line::Message(_) | Line::Refused(_) | Line::Status(_) | Line::End(_) | Line::Error(_) => return None,
     };
     let target = leg.target_name.clone().unwrap_or_else(|| leg.target.clone());

@@ -387,6 +387,21 @@ fn word(value: &Value<'_>, words: &[&'static str]) -> Option<Placed<&'static str
     value.choice(&pairs)
 }
 
+impl AuthFacts {
+    /// Results as they were recorded; a word that conditions do not know is none of theirs.
+    #[must_use]
+    pub fn recorded(spf: Option<&str>, dkim: Option<&str>, dmarc: Option<&str>, arc: Option<&str>) -> AuthFacts {
+        let known =
+            |word: Option<&str>, words: &[&'static str]| words.iter().copied().find(|known| word == Some(known));
+        AuthFacts {
+            spf: known(spf, SPF_WORDS),
+            dkim: known(dkim, DKIM_WORDS),
+            dmarc: known(dmarc, DMARC_WORDS),
+            arc: known(arc, ARC_WORDS),
+        }
+    }
+}
+
 /// An address, or `<>` for the null sender.
 fn sender(text: &str) -> Result<ReversePath, String> {
     match text {

@@ -267,6 +267,111 @@ fn an_operator_moves_legs() {
 }
 
 #[test]
+fn acting_on_everything_must_be_meant() {
+    let (daemon, crm) = Daemon::with_crm();
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let id = daemon.send("aide@solarmora.com");
+    wait_for("a deferred leg", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 1));
+    for verb in ["hold", "release", "bounce", "drop", "redecide"] {
+        daemon.cli(&["queue", verb]).exits(2).says(&["--all"]);
+    }
+    for verb in ["release", "deny"] {
+        daemon.cli(&["quarantine", verb]).exits(2).says(&["--all"]);
+    }
+    daemon.cli(&["queue", "retry"]).succeeds();
+    wait_for("the second attempt", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 2));
+    daemon.cli(&["queue", "hold", "--all"]).succeeds();
+    daemon.wait_for_leg(&format!("{id}.1"), "held");
+}
+
+#[test]
+fn an_id_that_does_not_exist_is_a_finding_and_a_filter_that_matches_nothing_is_none() {
+    let (daemon, _crm) = Daemon::with_crm();
+    let id = daemon.send("aide@solarmora.com");
+    daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+    for verb in ["retry", "hold", "release", "drop", "redecide"] {
+        daemon.cli(&["queue", verb, "--id", "0000000000001"]).exits(1).says(&["nothing found"]);
+        daemon.cli(&["queue", verb, &format!("{id}.9")]).exits(1).says(&["nothing found"]);
+        daemon.cli(&["queue", verb, "--route", "no-such-route"]).succeeds().says(&["0 of 0 legs"]);
+        // It is there, and has ended: nothing is wrong.
+        daemon.cli(&["queue", verb, "--id", &id]).succeeds().says(&["0 of 0 legs"]);
+    }
+}
+
+#[test]
+fn a_long_list_says_that_there_is_more() {
+    let (daemon, _crm) = Daemon::with_crm();
+    for _ in 0..3 {
+        let id = daemon.send("aide@solarmora.com");
+        daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+    }
+    for (limit, more) in [("2", true), ("3", false), ("4", false)] {
+        let told = daemon.cli(&["trace", "--limit", limit]).succeeds();
+        assert_eq!(told.out.contains("… and more; use --limit"), more, "{}", told.out);
+    }
+    assert_eq!(daemon.rows(&["trace", "--limit", "2"]).len(), 2, "JSON is what was asked for");
+}
+
+#[test]
+fn behind_a_crm_that_hangs_only_what_is_being_sent_cannot_be_moved() {
+    let crm = Crm::start();
+    let (at_dot, reached) = mpsc::channel();
+    let (let_go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    crm.follow(move |stage, _| {
+        if stage == Stage::Dot {
+            at_dot.send(()).ok();
+            // Ends when the test says so, or has ended itself.
+            let _ = wait.lock().unwrap().recv();
+        }
+        None
+    });
+    let daemon = Setup::new(crm.address()).concurrency(1).start();
+    let hanging = daemon.send("aide@solarmora.com");
+    reached.recv().unwrap();
+    for _ in 0..30 {
+        daemon.send("aide@solarmora.com");
+    }
+    let rows = daemon.rows(&["queue", "list"]);
+    assert_eq!(rows.iter().filter(|row| row["in_flight"] == true).count(), 31, "all are in memory");
+    daemon.cli(&["queue", "drop", "--recipient", "aide@solarmora.com", "--dry-run"]).exits(1).says(&["30 of 31"]);
+    let dropped = daemon.cli(&["queue", "drop", "--recipient", "aide@solarmora.com"]).exits(1);
+    dropped.says(&["30 of 31 legs changed", "in flight: its attempt is under way"]);
+    drop(let_go);
+    daemon.wait_for_leg(&format!("{hanging}.1"), "delivered");
+    // The lane goes on as before.
+    let next = daemon.send("ventes@solarmora.com");
+    daemon.wait_for_leg(&format!("{next}.1"), "delivered");
+    assert_eq!(crm.mails().len(), 2);
+}
+
+#[test]
+fn what_the_rules_sent_nowhere_is_retargeted_and_not_released() {
+    let crm = Crm::start();
+    // Who is refused beside somebody who is not waits in the quarantine, addressed to itself.
+    let rules = format!(
+        "{RULES}\n[[rule]]\nname = \"secret\"\nwhen = {{ recipient = \"secret@solarmora.com\", dmarc = \"pass\" }}\n\
+         to = \"ventes\"\n"
+    );
+    let daemon = Setup::new(crm.address()).rules(&rules).start();
+    let mut client = Client::connect(daemon.smtp);
+    let recipients = ["aide@solarmora.com", "secret@solarmora.com"];
+    let id = client.deliver("client@example.org", &recipients, b"Subject: panne\r\n\r\nAu secours.\r\n").queued_as();
+    let leg = format!("{id}.2");
+    assert_eq!(daemon.wait_for_leg(&leg, "quarantined")["reason"], "mixed-refusal");
+    daemon.cli(&["quarantine", "release", "--id", &leg]).exits(1).says(&["redecide or retarget it"]);
+    daemon.cli(&["queue", "retarget", "--to", "secret@solarmora.com", &leg]).exits(1).says(&["is an alias of ours"]);
+    let shown = daemon.cli(&["queue", "retarget", "--to", "salesforce", "--id", &leg, "--dry-run"]).succeeds();
+    shown.says(&["would be done: to salesforce by route crm"]);
+    daemon.wait_for_leg(&leg, "quarantined");
+    daemon.cli(&["queue", "retarget", "--to", "salesforce", "--id", &leg]).succeeds();
+    assert_eq!(daemon.wait_for_leg(&leg, "delivered")["route"], "crm");
+    let copies = crm.wait_for_mails(2);
+    let retargeted = String::from_utf8_lossy(&copies[1].bytes);
+    assert!(retargeted.starts_with("Delivered-To: secret@solarmora.com\r\n"), "{retargeted}");
+}
+
+#[test]
 fn the_demo_needs_nothing_shows_a_journey_and_leaves_nothing() {
     let demo = Demo::start();
     let said = demo.says_all(&["delivered", "swaks", "/metrics"]);

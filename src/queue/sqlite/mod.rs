@@ -277,17 +277,16 @@ impl SqliteStore {
         self.questions.ask(read::oldest).await
     }
 
-    /// Acts on the legs that the filter chooses, up to [`ROWS_MAX`] in one transaction, and says what became of each.
-    /// `by` names the operator in the ledger. A leg in flight is left alone and answered so.
+    /// Acts on each of these legs, all in one transaction, and says what became of it, in the same order. `by` names the
+    /// operator in the ledger. A leg in flight is left alone and answered so; one that is not there is left out.
     pub async fn operate(
         &self,
-        filter: Filter,
-        operation: Operation,
+        operations: Vec<(LegId, Operation)>,
         dry_run: bool,
         by: &str,
         at: Timestamp,
     ) -> Result<Vec<Operated>, StoreError> {
-        self.ask(Operate { filter, operation, dry_run, by: by.to_owned(), at }).await
+        self.ask(Operate { operations, dry_run, by: by.to_owned(), at }).await
     }
 
     /// The legs that the filter chooses.

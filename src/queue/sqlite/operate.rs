@@ -7,6 +7,7 @@ use rusqlite::params;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;
+use crate::id::LegId;
 use crate::queue::sqlite::rows::{Filter, LegRow, legs};
 use crate::queue::sqlite::settle::{Note, drop_body_unless_needed, insert_action, remember_target};
 use crate::queue::sqlite::writer::{Group, Work};
@@ -27,15 +28,15 @@ pub enum Operation {
     Drop,
     /// Ends a quarantined leg as discarded.
     Deny,
-    /// To another target, and there by `route` where one is given.
-    Retarget { target: Mailbox, target_name: Option<String>, route: Option<String> },
+    /// To another target.
+    Retarget(Box<Replacement>),
     /// To the same target by another route.
     Reroute { route: String },
     /// What today's rules say about this leg, as the caller evaluated them.
-    Redecide(Replacement),
+    Redecide(Box<Replacement>),
 }
 
-/// A leg as it is decided anew.
+/// A leg as it is planned anew: all that depends on where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replacement {
     pub target: Mailbox,
@@ -47,6 +48,16 @@ pub struct Replacement {
     pub detail: String,
     pub due: Option<Timestamp>,
     pub rules: Vec<String>,
+    /// Header fields of this copy alone.
+    pub prefix: Vec<u8>,
+}
+
+impl Replacement {
+    /// What people call its target: the address itself may be a secret.
+    #[must_use]
+    pub fn target_word(&self) -> &str {
+        self.target_name.as_deref().unwrap_or(self.target.as_str())
+    }
 }
 
 /// What became of one leg.
@@ -78,7 +89,7 @@ impl Operation {
             Operation::Bounce => "bounce",
             Operation::Drop => "drop",
             Operation::Deny => "deny",
-            Operation::Retarget { .. } => "retarget",
+            Operation::Retarget(_) => "retarget",
             Operation::Reroute { .. } => "reroute",
             Operation::Redecide(_) => "redecide",
         }
@@ -92,7 +103,7 @@ impl Operation {
             Operation::Hold
             | Operation::Bounce
             | Operation::Drop
-            | Operation::Retarget { .. }
+            | Operation::Retarget(_)
             | Operation::Reroute { .. }
             | Operation::Redecide(_) => leg.state.is_open(),
         }
@@ -110,6 +121,7 @@ impl Operation {
             route: leg.route.clone(),
             sender: leg.sender.clone(),
             rules: leg.rules.clone(),
+            prefix: None,
         };
         match self {
             Operation::Retry => {
@@ -120,17 +132,11 @@ impl Operation {
             Operation::Release => (to.state, to.due) = (State::Queued, Some(now)),
             Operation::Bounce => to.state = State::Bounced,
             Operation::Drop | Operation::Deny => to.state = State::Discarded,
-            Operation::Retarget { target, target_name, route } => {
-                target.as_str().clone_into(&mut to.target);
-                to.target_name.clone_from(target_name);
-                to.route = route.clone().unwrap_or(to.route);
-                (to.state, to.due) = (State::Queued, Some(now));
-            }
             Operation::Reroute { route } => {
                 to.route.clone_from(route);
                 (to.state, to.due) = (State::Queued, Some(now));
             }
-            Operation::Redecide(new) => {
+            Operation::Retarget(new) | Operation::Redecide(new) => {
                 return Moved {
                     state: new.state,
                     reason: new.reason,
@@ -141,6 +147,7 @@ impl Operation {
                     route: new.route.clone(),
                     sender: new.sender.as_str().to_owned(),
                     rules: new.rules.clone(),
+                    prefix: Some(new.prefix.clone()),
                 };
             }
         }
@@ -158,11 +165,12 @@ struct Moved {
     route: String,
     sender: String,
     rules: Vec<String>,
+    /// `None`: as it is.
+    prefix: Option<Vec<u8>>,
 }
 
 pub(super) struct Operate {
-    pub(super) filter: Filter,
-    pub(super) operation: Operation,
+    pub(super) operations: Vec<(LegId, Operation)>,
     pub(super) dry_run: bool,
     pub(super) by: String,
     pub(super) at: Timestamp,
@@ -173,15 +181,18 @@ impl Work for Operate {
 
     fn run(&self, group: &mut Group<'_>) -> rusqlite::Result<Vec<Operated>> {
         let mut done = Vec::new();
-        for leg in legs(group.db, &self.filter)? {
+        for (id, operation) in &self.operations {
+            // A leg that is not there (any more) was swept: there is nothing to say of it.
+            let Some(leg) = legs(group.db, &Filter::leg(*id))?.pop() else { continue };
             let result = if leg.in_flight && leg.state.is_open() {
                 OperateResult::InFlight
-            } else if self.operation.applies_to(&leg) {
+            } else if operation.applies_to(&leg) {
                 OperateResult::Done
             } else {
                 OperateResult::NotInThisState
             };
-            let leg = if result == OperateResult::Done && !self.dry_run { self.act(group, leg)? } else { leg };
+            let leg =
+                if result == OperateResult::Done && !self.dry_run { self.act(group, leg, operation)? } else { leg };
             done.push(Operated { leg, result });
         }
         Ok(done)
@@ -189,8 +200,8 @@ impl Work for Operate {
 }
 
 impl Operate {
-    fn act(&self, group: &mut Group<'_>, leg: LegRow) -> rusqlite::Result<LegRow> {
-        let to = self.operation.moved(&leg, self.at);
+    fn act(&self, group: &mut Group<'_>, leg: LegRow, operation: &Operation) -> rusqlite::Result<LegRow> {
+        let to = operation.moved(&leg, self.at);
         let open = to.state.is_open();
         let target_changes = to.target != leg.target;
         if target_changes {
@@ -199,7 +210,7 @@ impl Operate {
         let mut update = group.db.prepare_cached(
             "UPDATE leg SET state = ?3, reason = ?4, detail = ?5, due = ?6, ended = ?7, target = ?8, target_name = ?9,
                  route = ?10, sender = ?11, rules = ?12, actor = ?13, dedupe = CASE WHEN ?14 THEN NULL ELSE dedupe END,
-                 since = CASE state WHEN ?3 THEN since ELSE ?15 END
+                 since = CASE state WHEN ?3 THEN since ELSE ?15 END, prefix = coalesce(?16, prefix)
              WHERE message = ?1 AND n = ?2",
         )?;
         update.execute(params![
@@ -218,9 +229,10 @@ impl Operate {
             self.by,
             target_changes,
             self.at.0,
+            to.prefix,
         ])?;
         let detail = format!("{} {} -> {} {}", leg.state, leg.target, to.state, to.target);
-        let note = Note { at: self.at, actor: &self.by, operation: self.operation.as_str(), detail: &detail };
+        let note = Note { at: self.at, actor: &self.by, operation: operation.as_str(), detail: &detail };
         insert_action(group.db, leg.id, &note)?;
         group.effects.count(&leg.route, leg.state, -1);
         group.effects.count(&to.route, to.state, 1);

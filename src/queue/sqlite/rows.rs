@@ -124,6 +124,8 @@ pub struct Filter {
     pub client: Option<String>,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
+    /// What comes after this leg, newest first: the next page of a list.
+    pub before: Option<LegId>,
     /// Cut to [`ROWS_MAX`], which 0 means, too.
     pub limit: usize,
     pub order: Order,
@@ -199,6 +201,10 @@ impl Filter {
         }
         if let Some(until) = self.until {
             term("message.received < ?", until.0.into());
+        }
+        if let Some(leg) = self.before {
+            values.extend([leg.message.0.into(), i64::from(leg.n).into()]);
+            terms.push(format!("(leg.message, leg.n) < (?{}, ?{})", values.len() - 1, values.len()));
         }
         if !self.states.is_empty() {
             let words: Vec<String> = self.states.iter().map(|state| format!("'{state}'")).collect();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::address::Mailbox;
+use crate::address::{Mailbox, ReversePath};
 use crate::clock::SystemClock;
 use crate::id::Chance;
 use crate::queue::body::BodyReader;
@@ -200,6 +200,12 @@ async fn walk_and_stop(mode: Mode, len: usize) {
 }
 
 impl Fixture {
+    async fn operate_on(&self, filter: Filter, operation: &Operation, dry_run: bool) -> Vec<Operated> {
+        let rows = self.query(filter).await.unwrap();
+        let operations = rows.into_iter().map(|row| (row.id, operation.clone())).collect();
+        self.operate(operations, dry_run, "ann", NOW).await.unwrap()
+    }
+
     async fn settle_one(&self, leg: &OwnedLeg, state: State) -> Settled {
         self.settle(vec![settlement(leg, state)]).await.unwrap()[0]
     }
@@ -451,8 +457,18 @@ async fn operators_move_legs_and_leave_their_names() {
     let store = Fixture::new(Mode::Inline);
     let _ = store.commit(message(1), vec![leg(1)]).await.unwrap();
     let id = LegId { message: MessageId(1), n: 1 };
-    let target = crate::address::Mailbox::parse("other@crm.example").unwrap();
-    let retarget = Operation::Retarget { target, target_name: None, route: Some("other".into()) };
+    let retarget = Operation::Retarget(Box::new(Replacement {
+        target: Mailbox::parse("other@crm.example").unwrap(),
+        target_name: None,
+        route: "other".into(),
+        sender: ReversePath::Null,
+        state: State::Queued,
+        reason: Reason::Operator,
+        detail: String::new(),
+        due: Some(NOW),
+        rules: Vec::new(),
+        prefix: b"X-Original-To: bugs@solarmora.com\r\n".to_vec(),
+    }));
     use OperateResult::{Done, NotInThisState};
     for (operation, result, state) in [
         (Operation::Release, NotInThisState, State::Queued),
@@ -467,11 +483,17 @@ async fn operators_move_legs_and_leave_their_names() {
         (Operation::Hold, NotInThisState, State::Discarded),
     ] {
         let name = operation.as_str();
-        let dry = store.operate(Filter::leg(id), operation.clone(), true, "ann", NOW).await.unwrap();
-        let wet = store.operate(Filter::leg(id), operation, false, "ann", NOW).await.unwrap();
+        let dry = store.operate_on(Filter::leg(id), &operation, true).await;
+        let wet = store.operate_on(Filter::leg(id), &operation, false).await;
         assert_eq!(dry[0].result, result, "{name}");
         assert_eq!((wet[0].result, wet[0].leg.state), (result, state), "{name}");
         store.assert_balance().await;
+        if name == "retarget" {
+            let owned = store.claim("other", NOW, 1).await.unwrap();
+            assert_eq!((owned[0].target.as_str(), &owned[0].sender), ("other@crm.example", &ReversePath::Null));
+            assert!(owned[0].prefix.starts_with(b"X-Original-To: bugs@"), "its header fields are the new target's");
+            store.release(vec![owned[0].id], NOW, GivenBack::Unattempted).await.unwrap();
+        }
     }
     let shown = store.message(MessageId(1)).await.unwrap().unwrap();
     let words: Vec<&str> = shown.actions.iter().map(|action| action.operation.as_str()).collect();
@@ -486,7 +508,7 @@ async fn a_leg_in_flight_is_not_moved_by_an_operator() {
     let store = Fixture::new(Mode::Inline);
     let legs = store.commit(message(1), vec![handed_over(1)]).await.unwrap().take_legs();
     for operation in [Operation::Hold, Operation::Drop, Operation::Bounce, Operation::Retry] {
-        let done = store.operate(Filter::default(), operation, false, "ann", NOW).await.unwrap();
+        let done = store.operate_on(Filter::default(), &operation, false).await;
         assert_eq!(done[0].result, OperateResult::InFlight);
     }
     assert_eq!(store.settle_one(&legs[0], State::Delivered).await, Settled::Done);
@@ -679,7 +701,7 @@ async fn whatever_happens_the_ledger_balances() {
                 5 => {
                     let filter = Filter { message: Some(MessageId((roll >> 16) as i64 % next)), ..Filter::default() };
                     let operation = if roll & 32 == 0 { Operation::Release } else { Operation::Drop };
-                    let _ = store.operate(filter, operation, false, "ann", NOW).await.unwrap();
+                    let _ = store.operate_on(filter, &operation, false).await;
                 }
                 6 if step % 5 == 0 => {
                     mine.clear();
