@@ -81,6 +81,7 @@ fn a_full_disk_gets_no_yes_no_5xx_and_loses_nothing() {
 
     // Also for one that is started on it, with just the room that its own start takes: an epoch and its addresses.
     let site = daemon.kill9();
+    disk.make_room();
     disk.fill(512 << 10);
     let daemon = site.start();
     disk.make_room();
