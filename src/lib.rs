@@ -47,11 +47,9 @@ pub mod scrub;
 pub mod events;
 pub mod log;
 
-// Ground.
-pub mod tls;
-
 // The ground: ports, each with its one real adapter.
 pub mod dns;
+pub mod tls;
 
 // The steps of a message's walk.
 pub mod proxy;
