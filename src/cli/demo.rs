@@ -70,7 +70,10 @@ async fn show(folder: &Folder, running: &mut Option<Daemon>) -> anyhow::Result<(
 async fn send_one(address: SocketAddr) -> anyhow::Result<()> {
     println!("One message, sent through the socket:");
     let clock = SystemClock::new();
-    let mut stream = BufReader::new(TcpStream::connect(address).await?);
+    let stream = TcpStream::connect(address).await?;
+    // Each line is answered: Nagle's algorithm would hold the final dot back for 40 ms.
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
     for said in ["", "EHLO laptop.example", "MAIL FROM:<client@example.org>", "RCPT TO:<aide@solarmora.com>", "DATA"] {
         talk(&mut stream, said, &clock).await?;
     }
