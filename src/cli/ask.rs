@@ -41,11 +41,11 @@ pub(super) enum QueueCommand {
         #[command(flatten)]
         acting: Acting,
     },
-    /// Send legs by another route
+    /// Send legs by another route: here --route is where they shall go
     Reroute {
-        /// The route that they shall take (--route chooses the legs that take it now)
+        /// Only those that take this route now
         #[arg(long, value_name = "ROUTE")]
-        to_route: String,
+        on_route: Option<String>,
         #[command(flatten)]
         acting: Acting,
     },
@@ -169,17 +169,26 @@ pub(super) fn queue(config: &Path, command: &QueueCommand) -> anyhow::Result<End
         QueueCommand::Drop(acting) => (acting, Action::Drop),
         QueueCommand::Redecide(acting) => (acting, Action::Redecide),
         QueueCommand::Retarget { to, acting } => (acting, Action::Retarget { to: to.clone() }),
-        QueueCommand::Reroute { to_route, acting } => (acting, Action::Reroute { route: to_route.clone() }),
+        QueueCommand::Reroute { on_route, acting } => {
+            let mut select = acting.filter.select();
+            let Some(route) = std::mem::replace(&mut select.route, on_route.clone()) else {
+                eprintln!("pointsman: say with --route where the legs shall go");
+                return Ok(Ended::Usage);
+            };
+            return act(config, acting, select, Action::Reroute { route }, Scope::Queue);
+        }
     };
-    act(config, acting, action, Scope::Queue)
+    act(config, acting, acting.filter.select(), action, Scope::Queue)
 }
 
 pub(super) fn quarantine(config: &Path, command: &QuarantineCommand) -> anyhow::Result<Ended> {
     match command {
         QuarantineCommand::List(listing) => legs(config, listing, Scope::Quarantine),
         QuarantineCommand::Show(listing) => show(config, listing, Scope::Quarantine),
-        QuarantineCommand::Release(acting) => act(config, acting, Action::Release, Scope::Quarantine),
-        QuarantineCommand::Deny(acting) => act(config, acting, Action::Deny, Scope::Quarantine),
+        QuarantineCommand::Release(acting) => {
+            act(config, acting, acting.filter.select(), Action::Release, Scope::Quarantine)
+        }
+        QuarantineCommand::Deny(acting) => act(config, acting, acting.filter.select(), Action::Deny, Scope::Quarantine),
     }
 }
 
@@ -253,8 +262,7 @@ fn show(config: &Path, listing: &Listing, scope: Scope) -> anyhow::Result<Ended>
 }
 
 /// Acts, and says what became of each leg. Ends with findings where a leg that was meant was not changed.
-fn act(config: &Path, acting: &Acting, action: Action, scope: Scope) -> anyhow::Result<Ended> {
-    let select = acting.filter.select();
+fn act(config: &Path, acting: &Acting, select: Select, action: Action, scope: Scope) -> anyhow::Result<Ended> {
     let Some(socket) = daemon(config)? else { return Ok(not_running()) };
     if select.is_everything() && !acting.all && action.is_drastic() {
         eprintln!("pointsman: name the legs by id or by a filter, or say --all");

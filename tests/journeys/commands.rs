@@ -229,6 +229,24 @@ fn explain_says_which_rule_and_why_not_the_others() {
 }
 
 #[test]
+fn reroute_sends_legs_by_the_route_that_it_names() {
+    let (daemon, crm) = Daemon::with_crm();
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let leg = format!("{}.1", daemon.send("aide@solarmora.com"));
+    wait_for("a deferred leg", || {
+        daemon.rows(&["queue", "list", "--id", &leg]).pop().filter(|row| row["attempts"] == 1)
+    });
+    daemon.cli(&["queue", "reroute", "--id", &leg]).exits(2);
+    daemon.cli(&["queue", "reroute", "--route", "nowhere", "--id", &leg]).exits(1).says(&["crm"]);
+    let moved = daemon.rows(&["queue", "reroute", "--route", "default", "--on-route", "crm"]);
+    assert_eq!((moved.len(), &moved[0]["route"]), (1, &"default".into()));
+    assert!(daemon.rows(&["queue", "reroute", "--route", "default", "--on-route", "crm"]).is_empty());
+    crm.take_all();
+    daemon.cli(&["queue", "retry", "--id", &leg]);
+    assert_eq!(daemon.wait_for_leg(&leg, "delivered")["route"], "default");
+}
+
+#[test]
 fn an_operator_moves_legs() {
     let (daemon, crm) = Daemon::with_crm();
     crm.answer(Stage::Rcpt, "450 4.2.1 later");
