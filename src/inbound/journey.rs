@@ -72,9 +72,8 @@ impl Inbound {
         let mut legs = Vec::with_capacity(planned.len());
         let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
-            let mut leg = new_leg(ruling, plan, n, &record);
-            leg.notices = notices(ruling, plan, &message.envelope, checked.authentication);
-            leg.cuts.clone_from(&checked.cuts);
+            let notices = notices(ruling, plan, &message.envelope, checked.authentication);
+            let mut leg = new_leg(ruling, plan, n, &record, &checked, notices);
             if checked.dmarc_at_risk() {
                 events::dmarc_at_risk(&leg.route);
             }
@@ -98,19 +97,19 @@ impl Inbound {
 
     /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
     fn hand_over(&self, queued: &mut Queued, mut slots: Vec<Option<Slot>>, planned: &[Planned]) {
-        let with_slot: HashSet<u16> = (1u16..).zip(&slots).filter(|(_, slot)| slot.is_some()).map(|(n, _)| n).collect();
+        let had_slot: Vec<bool> = slots.iter().map(Option::is_some).collect();
         for leg in queued.take_legs() {
             if let Some(slot) = slots.get_mut(usize::from(leg.id.n) - 1).and_then(Option::take) {
                 slot.fill(leg);
             }
         }
-        for (n, plan) in (1u16..).zip(planned) {
+        for ((n, plan), had_slot) in (1u16..).zip(planned).zip(had_slot) {
             let duplicate = queued.duplicates().contains(&n);
             let (state, reason) =
                 if duplicate { (State::Duplicate, Reason::Duplicate) } else { (plan.state, plan.reason) };
             events::leg_entered(&plan.leg.route, state.as_str(), reason.as_str());
             // A lane that had no room for the leg finds it in the store.
-            if state == State::Queued && !with_slot.contains(&n) {
+            if state == State::Queued && !had_slot {
                 self.handover.wake(&plan.leg.route);
             }
         }
@@ -294,7 +293,14 @@ fn recorded_facts(message: &Arrived<'_>, checked: &Checked) -> String {
     .to_string()
 }
 
-fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewLeg {
+fn new_leg(
+    ruling: &Ruling,
+    plan: &Planned,
+    n: u16,
+    record: &NewMessage,
+    checked: &Checked,
+    notices: Notices,
+) -> NewLeg {
     let window = ruling.routes.get(&plan.leg.route).and_then(|route| route.dedupe);
     let mut detail = plan.detail.clone();
     let (sender, too_long) = ruling.reverse_path(&record.sender, &plan.leg.target, record.received);
@@ -313,9 +319,9 @@ fn new_leg(ruling: &Ruling, plan: &Planned, n: u16, record: &NewMessage) -> NewL
         detail,
         due: (plan.state == State::Queued).then_some(record.received),
         prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
-        cuts: Vec::new(),
+        cuts: checked.cuts.clone(),
         rules: plan.rules.clone(),
-        notices: Notices::default(),
+        notices,
         dedupe: window.and_then(|window| dedupe_key(plan, record, window)),
         handed_over: false,
     }

@@ -193,8 +193,9 @@ impl Inbound {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
         events::session_opened(listener);
-        let balancers = self.ruling().balancers.get(listener).cloned().unwrap_or_default();
-        let why = match balancer::client(&mut stream, &balancers, peer).await {
+        let ruling = self.ruling();
+        let balancers = ruling.balancers.get(listener).map_or(&[][..], Vec::as_slice);
+        let why = match balancer::client(&mut stream, balancers, peer).await {
             Some(client) => connection::Connection::new(self, stream, client, listener, tls).run().await,
             None => "no-proxy-header",
         };
