@@ -14,7 +14,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::harness::daemon::RULES;
 use crate::harness::disk::Disk;
-use crate::harness::{Client, Crm, Setup, Site, Stage, alone, has, run, wait_for};
+use crate::harness::{Client, Crm, Setup, Site, alone, has, run, wait_for};
 
 /// Sessions that hand in mail at one time.
 const CLIENTS: usize = 6;
@@ -88,22 +88,12 @@ fn a_kill_at_any_instant_loses_nothing_acknowledged() {
 fn a_host_that_is_renamed_still_delivers_what_it_acknowledged() {
     let crm = Crm::start();
     // One leg is at the CRM's final dot, the others wait in memory behind it.
-    let (at_dot, reached) = mpsc::channel();
-    let (let_go, wait) = mpsc::channel::<()>();
-    let wait = Mutex::new(wait);
-    crm.follow(move |stage, _| {
-        if stage == Stage::Dot {
-            at_dot.send(()).ok();
-            // Ends when the test says so.
-            let _ = wait.lock().unwrap().recv();
-        }
-        None
-    });
+    let gate = crm.gate();
     let daemon = Setup::new(crm.address()).concurrency(1).start();
     let ids: Vec<String> = (0..5).map(|_| daemon.send("aide@solarmora.com")).collect();
-    reached.recv().unwrap();
+    gate.reached();
     let site = daemon.kill9();
-    drop(let_go);
+    drop(gate);
     crm.take_all();
     site.reconfigure("hostname = \"mx.solarmora.com\"", "hostname = \"mx2.solarmora.com\"");
     let daemon = site.start();

@@ -7,7 +7,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::harness::client::Reply;
@@ -96,10 +95,11 @@ fn a_full_disk_gets_no_yes_no_5xx_and_loses_nothing() {
 #[test]
 fn a_delivery_whose_outcome_finds_no_room_is_not_repeated() {
     let Some(disk) = Disk::with_room("a_delivery_whose_outcome_finds_no_room_is_not_repeated", 64) else { return };
-    let (crm, gate) = gated_crm();
+    let crm = Crm::start();
+    let gate = crm.gate();
     let daemon = Setup::new(crm.address()).data(&disk.mount.join("data")).min_free("1KiB").retry("1s").start();
     let id = daemon.send("aide@solarmora.com");
-    gate.reached.recv().unwrap();
+    gate.reached();
     disk.fill(0);
     // Whatever room the log has left is used up first.
     let mut refused = 0;
@@ -110,7 +110,7 @@ fn a_delivery_whose_outcome_finds_no_room_is_not_repeated() {
         }
     }
     assert!(refused > 4, "the disk did not get full");
-    drop(gate.let_go);
+    drop(gate);
     crm.wait_for_transactions(1);
     // The CRM has it; the ledger finds room for that after all, or says that it does not.
     let written = wait_for("the outcome to be written, or to find no room", || {
@@ -330,28 +330,6 @@ fn recovers(daemon: &Daemon) -> String {
     });
     assert!(since.elapsed() < RECOVERY, "{:?} to recover", since.elapsed());
     id
-}
-
-/// A CRM that stops at its first final dot until it is let go.
-fn gated_crm() -> (Crm, Gate) {
-    let (let_go, wait) = mpsc::channel::<()>();
-    let (at_dot, reached) = mpsc::channel();
-    let wait = Mutex::new(wait);
-    let crm = Crm::start();
-    crm.follow(move |stage, _| {
-        if stage == Stage::Dot {
-            // The test may have what it wants already.
-            let _ = at_dot.send(());
-            let _ = wait.lock().unwrap().recv();
-        }
-        None
-    });
-    (crm, Gate { reached, let_go })
-}
-
-struct Gate {
-    reached: mpsc::Receiver<()>,
-    let_go: mpsc::Sender<()>,
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {

@@ -7,7 +7,6 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::sync::mpsc;
 
 use crate::harness::daemon::RULES;
 use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
@@ -258,19 +257,9 @@ fn sigterm_lets_go_of_everything_and_loses_nothing() {
     wait_for("a deferred leg", || {
         daemon.rows(&["queue", "list", "--id", &deferred]).pop().filter(|row| row["attempts"] == 1)
     });
-    let (let_go, wait) = mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let (at_dot, reached) = mpsc::channel();
-    crm.follow(move |stage, _| {
-        if stage == Stage::Dot {
-            at_dot.send(()).ok();
-            // Ends when the test says so, or has ended itself.
-            let _ = wait.lock().unwrap().recv();
-        }
-        None
-    });
+    let gate = crm.gate();
     let in_flight = daemon.send("ventes@solarmora.com");
-    reached.recv().unwrap();
+    gate.reached();
     let mut idle = Client::connect(daemon.smtp);
     let mut half = Client::connect(daemon.smtp);
     for command in ["MAIL FROM:<client@example.org>", "RCPT TO:<aide@solarmora.com>", "DATA"] {
@@ -281,7 +270,7 @@ fn sigterm_lets_go_of_everything_and_loses_nothing() {
     assert_eq!(idle.reply().code, 421);
     let smtp = daemon.smtp;
     wait_for("the port to refuse", || TcpStream::connect(smtp).is_err().then_some(()));
-    drop(let_go);
+    drop(gate);
     let (site, status) = daemon.wait();
     assert_eq!(status.code(), Some(0), "{}", site.log());
     // The half message got no yes.

@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -99,7 +99,37 @@ struct State {
     faults: Vec<String>,
 }
 
+/// Holds every final dot until it is dropped.
+pub struct Gate {
+    reached: mpsc::Receiver<()>,
+    _let_go: mpsc::Sender<()>,
+}
+
+impl Gate {
+    /// Waits for a client at the final dot.
+    pub fn reached(&self) {
+        self.reached.recv().expect("the CRM outlives its gate");
+    }
+}
+
 impl Crm {
+    /// Answers no final dot until the gate is dropped.
+    pub fn gate(&self) -> Gate {
+        let (at_dot, reached) = mpsc::channel();
+        let (let_go, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        self.follow(move |stage, _| {
+            if stage == Stage::Dot {
+                // The test may have what it wants already.
+                let _ = at_dot.send(());
+                // Ends when the test says so, or has ended itself.
+                let _ = wait.lock().unwrap().recv();
+            }
+            None
+        });
+        Gate { reached, _let_go: let_go }
+    }
+
     /// A server on a free loopback port that takes everything.
     pub fn start() -> Crm {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -127,14 +127,7 @@ fn fingerprint(site: &Site) -> Vec<Vec<u8>> {
 #[test]
 fn sigterm_ends_it_within_five_seconds_whatever_is_queued() {
     let crm = Crm::start();
-    let (let_go, wait) = mpsc::channel::<()>();
-    let wait = Mutex::new(wait);
-    crm.follow(move |stage, _| {
-        if stage == Stage::Dot {
-            let _ = wait.lock().unwrap().recv();
-        }
-        None
-    });
+    let gate = crm.gate();
     let daemon = Setup::new(crm.address()).retry("1s").start();
     let ids: Vec<String> = thread::scope(|scope| {
         let client = || {
@@ -157,7 +150,7 @@ fn sigterm_ends_it_within_five_seconds_whatever_is_queued() {
     println!("{took:?} from SIGTERM to the end");
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(5), "{took:?}");
-    drop(let_go);
+    drop(gate);
     crm.take_all();
     let daemon = site.start();
     wait_for("all to be delivered", || daemon.rows(&["queue", "list"]).is_empty().then_some(()));
@@ -333,20 +326,10 @@ fn a_long_list_says_that_there_is_more() {
 #[test]
 fn behind_a_crm_that_hangs_only_what_is_being_sent_cannot_be_moved() {
     let crm = Crm::start();
-    let (at_dot, reached) = mpsc::channel();
-    let (let_go, wait) = mpsc::channel::<()>();
-    let wait = Mutex::new(wait);
-    crm.follow(move |stage, _| {
-        if stage == Stage::Dot {
-            at_dot.send(()).ok();
-            // Ends when the test says so, or has ended itself.
-            let _ = wait.lock().unwrap().recv();
-        }
-        None
-    });
+    let gate = crm.gate();
     let daemon = Setup::new(crm.address()).concurrency(1).start();
     let hanging = daemon.send("aide@solarmora.com");
-    reached.recv().unwrap();
+    gate.reached();
     for _ in 0..30 {
         daemon.send("aide@solarmora.com");
     }
@@ -355,7 +338,7 @@ fn behind_a_crm_that_hangs_only_what_is_being_sent_cannot_be_moved() {
     daemon.cli(&["queue", "drop", "--recipient", "aide@solarmora.com", "--dry-run"]).exits(1).says(&["30 of 31"]);
     let dropped = daemon.cli(&["queue", "drop", "--recipient", "aide@solarmora.com"]).exits(1);
     dropped.says(&["30 of 31 legs changed", "in flight: its attempt is under way"]);
-    drop(let_go);
+    drop(gate);
     daemon.wait_for_leg(&format!("{hanging}.1"), "delivered");
     // The lane goes on as before.
     let next = daemon.send("ventes@solarmora.com");
