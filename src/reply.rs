@@ -149,6 +149,8 @@ pub const BAD_HELO: Reply = Reply::new(501, Enhanced(5, 5, 4), "expected a domai
 pub const BAD_SENDER: Reply = Reply::new(501, Enhanced(5, 1, 7), "bad sender address syntax");
 pub const BAD_RECIPIENT: Reply = Reply::new(501, Enhanced(5, 1, 3), "bad recipient address syntax");
 pub const UNKNOWN_PARAMETER: Reply = Reply::new(555, Enhanced(5, 5, 4), "parameter not recognised or given twice");
+pub const ENCRYPTION_NEEDED: Reply =
+    Reply::new(530, Enhanced(5, 7, 10), "REQUIRETLS is for sessions inside TLS, send STARTTLS first");
 pub const UTF8_NOT_ANNOUNCED: Reply =
     Reply::new(553, Enhanced(5, 6, 7), "the address is not ASCII and SMTPUTF8 was not given at MAIL");
 pub const SEND_HELLO_FIRST: Reply = Reply::new(503, Enhanced(5, 5, 1), "send EHLO or HELO first");

@@ -18,7 +18,7 @@ use pointsman::queue::handover::Handover;
 use pointsman::queue::sqlite::{Filter, LegRow, Mode, Options, Retention, SqliteStore, Unobserved};
 use pointsman::queue::{State, Store};
 use pointsman::relay::dial::{Connection, Dial, DialError, Dialling, Stream, Timeouts, greet};
-use pointsman::relay::{Host, Route, TlsMode};
+use pointsman::relay::{Demand, Host, Route, TlsMode};
 use pointsman::rules::{self, RuleSet, Surroundings};
 use pointsman::smtp::client::{Answer, Stage, Verdict};
 use pointsman::smtp::settings::Settings;
@@ -266,7 +266,7 @@ impl Crms {
 }
 
 impl Dial for Crms {
-    fn dial<'a>(&'a self, route: &'a Route, host: &'a Host, helo: &'a str) -> Dialling<'a> {
+    fn dial<'a>(&'a self, route: &'a Route, host: &'a Host, helo: &'a str, _: Demand) -> Dialling<'a> {
         Box::pin(async move {
             let failed = |verdict| DialError { peer: host.name.clone(), local: None, verdict };
             if route.name == "dead" {

@@ -21,7 +21,7 @@ fn the_tables_of_states_and_reasons_have_them_all() {
 fn the_table_of_replies_is_the_catalogue() {
     let catalogue = read("src/reply.rs");
     let constant = Regex::new(r"(?ms)^pub const [A-Z0-9_]+: Reply\s*=(.*?);$").unwrap();
-    let parts = Regex::new(r#"(?s)(\d{3}), (?:Enhanced\((\d), (\d), (\d)\)|enhanced: None).*?"([^"]*)""#).unwrap();
+    let parts = Regex::new(r#"(?s)(\d{3}), (?:Enhanced\((\d), (\d), (\d+)\)|enhanced: None).*?"([^"]*)""#).unwrap();
     let mut replies = Vec::new();
     for reply in constant.captures_iter(&catalogue) {
         let parts = parts.captures(&reply[1]).unwrap_or_else(|| panic!("it is not understood: {}", &reply[1]));

@@ -18,6 +18,8 @@ mod crash;
 mod day;
 mod memory;
 mod tls;
+mod requiretls;
+mod relay_probes;
 mod auth;
 mod faults;
 mod mx;

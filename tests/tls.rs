@@ -89,6 +89,34 @@ fn words_behind_starttls_are_never_executed() {
     assert_eq!(crm.wait_for_mails(1)[0].sender(), "client@example.org");
 }
 
+/// CVE-2026-45185: TLS ends inside a chunk, and what follows is in clear text.
+#[test]
+fn a_message_that_leaves_tls_in_its_middle_is_none() {
+    let certificates = Certificates::new("mx.solarmora.com");
+    let crm = Crm::start();
+    let daemon = Setup::new(crm.address()).listener_tls("starttls", &certificates).start();
+    for beginning in ["BDAT 40 LAST\r\nSubject: chunk\r\n\r\n", "DATA\r\n"] {
+        for clear in [&b"x"[..], b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n.\r\nQUIT\r\n", b""] {
+            let mut client = Client::connect_tls(daemon.smtp, "mx.solarmora.com", &certificates);
+            assert_eq!(client.say("MAIL FROM:<smuggled@example.org>").code, 250);
+            assert_eq!(client.say("RCPT TO:<aide@solarmora.com>").code, 250);
+            client.send(beginning.as_bytes()).unwrap();
+            if beginning.starts_with("DATA") {
+                assert_eq!(client.reply().code, 354);
+                client.send(b"Subject: data\r\n\r\n").unwrap();
+            }
+            client.leave_tls();
+            // The daemon may have closed already.
+            let _ = client.send_below(clear);
+            client.hang_up();
+            assert!(client.try_reply().is_err(), "the session is over: {beginning:?}");
+        }
+    }
+    daemon.send("aide@solarmora.com");
+    assert_eq!(crm.wait_for_mails(1)[0].sender(), "client@example.org");
+    assert!(daemon.rows(&["queue", "list"]).is_empty() && crm.mails().len() == 1);
+}
+
 #[test]
 fn a_handshake_that_is_given_up_leaves_nothing_open() {
     let certificates = Certificates::new("mx.solarmora.com");
@@ -96,7 +124,7 @@ fn a_handshake_that_is_given_up_leaves_nothing_open() {
     let open = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     drop(Client::connect(daemon.smtp));
     let before = open();
-    for n in 0..200 {
+    for n in 0..1000 {
         let mut client = Client::connect(daemon.smtp);
         assert_eq!(client.say("STARTTLS").code, 220);
         // Nothing, a beginning, garbage.

@@ -280,6 +280,7 @@ mod tests {
             sender: "client@example.org".into(),
             body_type: "7bit".into(),
             smtputf8: false,
+            require_tls: false,
             size: 1,
             from: String::new(),
             subject: String::new(),

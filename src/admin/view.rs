@@ -267,6 +267,8 @@ pub struct MessageView {
     pub ptr: Option<String>,
     pub helo: String,
     pub protocol: String,
+    /// It was sent with REQUIRETLS.
+    pub require_tls: bool,
     pub sender: String,
     pub from: String,
     pub subject: String,
@@ -316,6 +318,7 @@ impl From<MessageRow> for MessageView {
             ptr: row.ptr,
             helo: row.helo,
             protocol: row.protocol,
+            require_tls: row.require_tls,
             sender: row.sender,
             from: row.from,
             subject: row.subject,

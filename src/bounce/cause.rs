@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::bounce::compose::Reported;
 use crate::reply::{Enhanced, Reply};
-use crate::smtp::client::{Answer, Verdict};
+use crate::smtp::client::{Answer, TlsLack, Verdict};
 
 /// The reason that a notification gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,14 @@ pub fn cause(verdict: &Verdict, event: Reported, given_up_after: Option<Duration
         Reported::Relayed => return Cause { status: Enhanced(2, 0, 0), remote: None, own: String::new() },
         Reported::Failed | Reported::Delayed { .. } => read(&verdict.answer),
     };
+    let needs_tls = matches!(verdict.answer, Answer::RequireTls(_));
     match given_up_after {
+        // RFC 8689 §4.2.1: it says what was missing, however long we tried.
+        Some(patience) if needs_tls => Cause {
+            status: Enhanced(5, 7, 10),
+            own: format!("for {}, {}", days(patience), of_verdict.own),
+            ..of_verdict
+        },
         // RFC 3463 §3.5: X.4.7, delivery time expired; class 4 says that it might have worked another day.
         Some(patience) => Cause {
             status: Enhanced(4, 4, 7),
@@ -53,6 +60,19 @@ fn read(answer: &Answer) -> Cause {
         Answer::Smtputf8Missing => {
             cause(Enhanced(5, 6, 7), "the other system takes no mail with internationalised addresses or header.")
         }
+        // RFC 8689 §4.2.1 names the codes.
+        Answer::RequireTls(TlsLack::Extension) => cause(
+            Enhanced(5, 7, 30),
+            "it was sent with REQUIRETLS, and the other system does not promise to keep it encrypted.",
+        ),
+        Answer::RequireTls(TlsLack::Off | TlsLack::Host) => cause(
+            Enhanced(5, 7, 10),
+            "it was sent with REQUIRETLS, and there is no verified secure connection to the other system.",
+        ),
+        Answer::RequireTls(TlsLack::Session(_)) => cause(
+            Enhanced(4, 7, 10),
+            "it was sent with REQUIRETLS, and no verified secure connection to the other system could be made.",
+        ),
         Answer::Lost(_) | Answer::Garbled(_) => cause(Enhanced(4, 4, 2), "the connection to the other system broke."),
         Answer::Timeout => cause(Enhanced(4, 4, 2), "the other system did not answer in time."),
         Answer::Connect(_) => cause(Enhanced(4, 4, 1), "the other system could not be reached."),
@@ -101,6 +121,10 @@ mod tests {
             (Answer::Reply(Reply { code: 451, enhanced: None, text: "no".into() }), "4.0.0", true),
             (Answer::TooLarge { limit: 1000 }, "5.3.4", false),
             (Answer::Smtputf8Missing, "5.6.7", false),
+            (Answer::RequireTls(TlsLack::Extension), "5.7.30", false),
+            (Answer::RequireTls(TlsLack::Off), "5.7.10", false),
+            (Answer::RequireTls(TlsLack::Host), "5.7.10", false),
+            (Answer::RequireTls(TlsLack::Session(host())), "4.7.10", false),
             (Answer::Lost(host()), "4.4.2", false),
             (Answer::Garbled("x"), "4.4.2", false),
             (Answer::Timeout, "4.4.2", false),
@@ -120,6 +144,8 @@ mod tests {
             let (status, _, own) = of(Answer::Timeout, Some(Duration::from_secs(hours * 3600)));
             assert_eq!(status, "4.4.7");
             assert_eq!(own, format!("for {want}, the other system did not answer in time."));
+            let untold = Answer::RequireTls(TlsLack::Session("expired".to_owned()));
+            assert_eq!(of(untold, Some(Duration::from_secs(hours * 3600))).0, "5.7.10");
         }
     }
 }

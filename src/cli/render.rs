@@ -135,6 +135,9 @@ pub(super) fn journey(message: &MessageView) -> String {
     let _ = writeln!(out, "  {}  accepted from {sender} by {peer}", message.received);
     let _ =
         writeln!(out, "{:28}{} as \"{}\", listener {}", "", message.protocol, quoted(&message.helo), message.listener);
+    if message.require_tls {
+        let _ = writeln!(out, "{:28}sent with REQUIRETLS: it goes on over verified TLS only", "");
+    }
     let _ = writeln!(out, "{:28}decided by rule set {:.12}", "", message.rules_hash);
     if let Some(checks) = checks(message) {
         let _ = writeln!(out, "{:28}checked: {checks}", "");

@@ -269,6 +269,7 @@ fn record(
         sender: envelope.sender.clone(),
         body_type: envelope.body,
         smtputf8: envelope.smtputf8,
+        require_tls: envelope.require_tls,
         size: body.len(),
         from: header.from.clone(),
         subject: header.subject.clone(),

@@ -119,6 +119,7 @@ fn notification(
         sender: ReversePath::Null,
         body_type: BodyType::SevenBit,
         smtputf8: composed.smtputf8,
+        require_tls: leg.require_tls,
         size: body.len(),
         from: from.to_string(),
         subject: composed.subject.to_owned(),

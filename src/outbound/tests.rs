@@ -19,7 +19,7 @@ use crate::queue::{
     Settled, StoredBody,
 };
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
-use crate::relay::{Host, TlsMode};
+use crate::relay::{Demand, Host, TlsMode};
 use crate::smtp::client::{Answer, Stage, Verdict};
 
 mod mx;
@@ -222,7 +222,7 @@ struct FakeDial {
 }
 
 impl Dial for FakeDial {
-    fn dial<'a>(&'a self, _: &'a Route, host: &'a Host, helo: &'a str) -> Dialling<'a> {
+    fn dial<'a>(&'a self, _: &'a Route, host: &'a Host, helo: &'a str, _: Demand) -> Dialling<'a> {
         Box::pin(async move {
             let at = self.started.elapsed();
             let (&name, &mood) = self.crm.moods.get_key_value(&*host.name).unwrap();
@@ -391,6 +391,7 @@ impl World {
             notices: Notices::default(),
             body_type: BodyType::SevenBit,
             smtputf8: false,
+            require_tls: false,
             body: StoredBody::from_bytes(format!("Subject: {message}\r\n\r\n.dot\r\nno end").into_bytes()),
         }
     }

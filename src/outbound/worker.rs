@@ -13,15 +13,15 @@ use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::{Shared, hold, hosts, notify};
 use crate::queue::handover::Trouble;
 use crate::queue::{Attempt, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
-use crate::relay::Host;
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
 use crate::relay::lookup::Unresolved;
 use crate::relay::mx::NoHost;
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
+use crate::relay::{Demand, Host, TlsMode};
 use crate::scrub::scrub;
-use crate::smtp::client::{Answer, Reuse, Stage, Verdict};
+use crate::smtp::client::{Answer, Reuse, Stage, TlsLack, Verdict};
 
 /// Works until there is nothing to do for a while.
 pub(super) async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
@@ -132,12 +132,47 @@ impl Said {
         self.dsn && leg.keeps_recipient()
     }
 
+    /// What a way out lacks that REQUIRETLS needs. It concerns this leg alone.
+    fn without_tls(peer: String, local: Option<IpAddr>, lack: TlsLack) -> Said {
+        Said { verdict: Verdict { stage: Stage::Tls, answer: Answer::RequireTls(lack) }, peer, local, dsn: false }
+    }
+
+    /// A dial that failed for what only this leg demanded: others may do with less, so nobody else is to wait for it.
+    fn of_demand(error: &DialError, demand: Demand) -> Option<Said> {
+        let lack = match (demand, &error.verdict.answer) {
+            (Demand::Usual, _) => return None,
+            (Demand::VerifiedTls, Answer::Tls(why)) => TlsLack::Session(why.clone()),
+            (Demand::VerifiedTls, Answer::Timeout) if error.verdict.stage == Stage::Tls => {
+                TlsLack::Session(outcome::words(&error.verdict))
+            }
+            (Demand::VerifiedTls, Answer::RequireTls(lack)) => lack.clone(),
+            (Demand::VerifiedTls, _) => return None,
+        };
+        Some(Said::without_tls(error.peer.clone(), error.local, lack))
+    }
+
+    /// The next host may take what this one does not: it is at fault, or keeps no promise of TLS (RFC 8689 §4.2.1).
+    fn asks_for_next_host(&self) -> bool {
+        let lacks_tls = matches!(self.verdict.answer, Answer::RequireTls(TlsLack::Extension));
+        lacks_tls || self.outcome() == Outcome::RouteFault
+    }
+
     fn outcome(&self) -> Outcome {
         outcome::read(&self.verdict, Us { address: self.local })
     }
 }
 
 async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<Kept>) -> Carried {
+    let demand = if leg.needs_tls() { Demand::VerifiedTls } else { Demand::Usual };
+    if demand == Demand::VerifiedTls {
+        // RFC 8689 §4.2.1: a name that DNS gave must be vouched for, by DNSSEC or MTA-STS, and we know neither.
+        if let Some(domain) = lane.domain() {
+            return Carried::Attempted(Said::without_tls(domain.to_string(), None, TlsLack::Host));
+        }
+        if let Some(unfit) = kept.take_if(|kept| !kept.connection.keeps_to_tls()) {
+            unfit.quit(&shared.settings.timeouts).await;
+        }
+    }
     // What a host that spoke to us and found fault has said.
     let mut fault = None;
     loop {
@@ -145,13 +180,13 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
             Some(session) => session,
             None => {
                 let began = shared.monotonic();
-                match open(lane, shared, fault.as_ref()).await {
+                match open(lane, shared, fault.as_ref(), demand).await {
                     Ok(session) => session,
                     Err(NoSession::NoHost(why)) => return Carried::NoHost(why),
                     Err(NoSession::Failed(error)) => {
                         // It says more than one that is away.
-                        let said = fault.map(|Fault { said, .. }| Carried::Attempted(said));
-                        return said.unwrap_or(Carried::Unreachable { error, began });
+                        let said = fault.map(|Fault { said, .. }| said).or_else(|| Said::of_demand(&error, demand));
+                        return said.map_or(Carried::Unreachable { error, began }, Carried::Attempted);
                     }
                 }
             }
@@ -169,12 +204,17 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
         let dsn = connection.session.capabilities.dsn;
         let said = Said { verdict, peer: connection.peer.clone(), local: connection.local, dsn };
         let next = session.host + 1;
-        if said.outcome() == Outcome::RouteFault && next < session.hosts.len() {
+        if said.asks_for_next_host() && next < session.hosts.len() {
             fault = Some(Fault { said, hosts: Arc::clone(&session.hosts), next });
             session.quit(&shared.settings.timeouts).await;
             continue;
         }
-        part(kept, session, reuse);
+        // Others shall not be bound to the host that met a stranger's demand.
+        if demand == Demand::VerifiedTls && lane.route.tls != TlsMode::Verify && reuse == Reuse::Keep {
+            session.quit(&shared.settings.timeouts).await;
+        } else {
+            part(kept, session, reuse);
+        }
         return Carried::Attempted(said);
     }
 }
@@ -203,7 +243,7 @@ enum NoSession {
 }
 
 /// A session with the lane's first host that gives one, or with the first behind the one that found fault.
-async fn open(lane: &Lane, shared: &Shared, fault: Option<&Fault>) -> Result<Kept, NoSession> {
+async fn open(lane: &Lane, shared: &Shared, fault: Option<&Fault>, demand: Demand) -> Result<Kept, NoSession> {
     let (hosts, from) = match fault {
         Some(Fault { hosts, next, .. }) => (Arc::clone(hosts), *next),
         None => match hosts::find(lane, shared).await {
@@ -216,16 +256,22 @@ async fn open(lane: &Lane, shared: &Shared, fault: Option<&Fault>) -> Result<Kep
             }
         },
     };
-    dial(lane, shared, hosts, from).await.map_err(NoSession::Failed)
+    dial(lane, shared, hosts, from, demand).await.map_err(NoSession::Failed)
 }
 
 /// A session with the first host, from the `from`-th on, that gives one; else the last host's error.
-async fn dial(lane: &Lane, shared: &Shared, hosts: Arc<[Host]>, from: usize) -> Result<Kept, DialError> {
+async fn dial(
+    lane: &Lane,
+    shared: &Shared,
+    hosts: Arc<[Host]>,
+    from: usize,
+    demand: Demand,
+) -> Result<Kept, DialError> {
     let route = &lane.route;
     let helo = route.helo.as_deref().unwrap_or(&shared.settings.hostname);
     let mut result = None;
     for (n, host) in hosts.iter().enumerate().skip(from) {
-        match shared.ports.dial.dial(route, host, helo).await {
+        match shared.ports.dial.dial(route, host, helo, demand).await {
             Ok(connection) => {
                 if let Security::ClearAfter(why) = &connection.security {
                     events::tls_given_up(&route.name, &connection.peer, why);

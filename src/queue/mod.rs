@@ -137,10 +137,12 @@ pub enum Reason {
     Expired,
     /// The remote does not announce SMTPUTF8, which the addresses need.
     Smtputf8,
+    /// The sender wants verified TLS all the way (RFC 8689), and this way has it not.
+    RequireTls,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 28] = [
         Reason::Accepted,
         Reason::Sent,
         Reason::Spam,
@@ -168,6 +170,7 @@ impl Reason {
         Reason::Duplicate,
         Reason::Expired,
         Reason::Smtputf8,
+        Reason::RequireTls,
     ];
 
     #[must_use]
@@ -200,6 +203,7 @@ impl Reason {
             Reason::Duplicate => "duplicate",
             Reason::Expired => "expired",
             Reason::Smtputf8 => "smtputf8",
+            Reason::RequireTls => "require-tls",
         }
     }
 
@@ -229,6 +233,8 @@ pub struct NewMessage {
     pub sender: ReversePath,
     pub body_type: BodyType,
     pub smtputf8: bool,
+    /// RFC 8689: it must not go on without verified TLS.
+    pub require_tls: bool,
     /// Size of the original in octets.
     pub size: u64,
     /// From, Subject and Message-ID as written, cut to a few hundred octets, for `trace`.
@@ -396,6 +402,7 @@ pub struct OwnedLeg {
     pub notices: Notices,
     pub body_type: BodyType,
     pub smtputf8: bool,
+    pub require_tls: bool,
     pub body: StoredBody,
 }
 
@@ -417,8 +424,16 @@ impl OwnedLeg {
             notices: leg.notices.clone(),
             body_type: message.body_type,
             smtputf8: message.smtputf8,
+            require_tls: message.require_tls,
             body: message.body.clone(),
         }
+    }
+
+    /// RFC 8689 §4.2.1: it may go over verified TLS only, to a host that offers REQUIRETLS. For a notification that is
+    /// a wish: better told in clear text than not at all (RFC 8689 §5).
+    #[must_use]
+    pub fn needs_tls(&self) -> bool {
+        self.require_tls && self.sender != ReversePath::Null
     }
 
     /// The target is the address that the sender wrote to.
@@ -600,6 +615,7 @@ pub(crate) mod fixtures {
             sender: ReversePath::parse("client@example.org").unwrap(),
             body_type: BodyType::SevenBit,
             smtputf8: false,
+            require_tls: false,
             size: 12,
             from: "Client <client@example.org>".into(),
             subject: "It is broken".into(),

@@ -49,6 +49,7 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
         recipient: &leg.target,
         body: leg.body_type,
         utf8_header: leg.smtputf8 && has_utf8_header(connection, leg, first.as_deref()),
+        require_tls: leg.require_tls,
         size: leg.size(),
         dsn: passed_on(leg),
     };

@@ -13,24 +13,28 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use mail_send::SmtpClient;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::relay::route::{Host, Route, TlsMode};
+use crate::relay::route::{Demand, Host, Route, TlsMode};
+use crate::relay::stream::ByLine;
 use crate::reply::{Enhanced, Reply};
-use crate::smtp::client::{Answer, Capabilities, Session, Stage, Verdict};
-use crate::smtp::reply_reader::{REPLY_LINE_OCTETS_MAX, REPLY_TEXT_OCTETS_MAX, ReplyReader};
+use crate::smtp::client::{Answer, Capabilities, Session, Stage, TlsLack, Verdict};
+use crate::smtp::reply_reader::{REPLY_TEXT_OCTETS_MAX, ReplyReader};
 use crate::tls::{CertificateError, Connector, HANDSHAKE_TIMEOUT, TOO_LONG};
+
+pub use crate::relay::stream::{Duplex, Stream};
 
 /// The port through which the conductor opens sessions.
 pub trait Dial: Send + Sync + 'static {
-    /// Opens a session on `host`, greeting as `helo`, and reads what it can do.
-    fn dial<'a>(&'a self, route: &'a Route, host: &'a Host, helo: &'a str) -> Dialling<'a>;
+    /// Opens a session on `host`, greeting as `helo`, and reads what it can do. `demand`: what a message asks beyond the
+    /// route.
+    fn dial<'a>(&'a self, route: &'a Route, host: &'a Host, helo: &'a str, demand: Demand) -> Dialling<'a>;
 }
 
 pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Connection, DialError>> + Send + 'a>>;
@@ -81,6 +85,14 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// What is sent in it may have been sent with REQUIRETLS (RFC 8689 §4.2.1).
+    #[must_use]
+    pub fn keeps_to_tls(&self) -> bool {
+        self.security == Security::Verified && self.session.capabilities.require_tls
+    }
+}
+
 /// How a session is protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {
@@ -93,17 +105,6 @@ pub enum Security {
     /// By TLS with a certificate that was verified.
     Verified,
 }
-
-/// What a session runs on. TCP stands unboxed, because every octet passes here.
-pub enum Stream {
-    Tcp(TcpStream),
-    Other(Box<dyn Duplex>),
-}
-
-/// Reads and writes.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for T {}
 
 /// How long each stage may take (RFC 5321 §4.5.3.2 unless another reason is given).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,11 +168,13 @@ pub struct TcpDial {
     anybody: Connector,
     /// By the file of roots.
     verifying: BTreeMap<Option<PathBuf>, Connector>,
+    /// By the system's roots, for messages that ask for more than their route: read when the first of them comes.
+    on_demand: Mutex<Option<Connector>>,
 }
 
 impl Dial for TcpDial {
-    fn dial<'a>(&'a self, route: &'a Route, host: &'a Host, helo: &'a str) -> Dialling<'a> {
-        Box::pin(self.dial_host(route, host, helo))
+    fn dial<'a>(&'a self, route: &'a Route, host: &'a Host, helo: &'a str, demand: Demand) -> Dialling<'a> {
+        Box::pin(self.dial_host(route, host, helo, demand))
     }
 }
 
@@ -187,33 +190,51 @@ impl TcpDial {
                 verifying.insert(route.ca.clone(), Connector::verifying(route.ca.as_deref())?);
             }
         }
-        Ok(TcpDial { timeouts, anybody: Connector::anybody(), verifying })
+        Ok(TcpDial { timeouts, anybody: Connector::anybody(), verifying, on_demand: Mutex::default() })
     }
 
-    fn connector(&self, route: &Route) -> Result<Option<&Connector>, Answer> {
-        match route.tls {
-            TlsMode::Off => Ok(None),
-            TlsMode::Opportunistic | TlsMode::Require => Ok(Some(&self.anybody)),
-            TlsMode::Verify => match self.verifying.get(&route.ca) {
-                Some(connector) => Ok(Some(connector)),
+    fn connector(&self, route: &Route, demand: Demand) -> Result<Option<Connector>, Answer> {
+        match (route.tls, demand) {
+            // The administrator knows that there is no TLS on this way.
+            (TlsMode::Off, Demand::VerifiedTls) => Err(Answer::RequireTls(TlsLack::Off)),
+            (TlsMode::Off, Demand::Usual) => Ok(None),
+            (TlsMode::Opportunistic | TlsMode::Require, Demand::Usual) => Ok(Some(self.anybody.clone())),
+            (TlsMode::Opportunistic | TlsMode::Require, Demand::VerifiedTls) => self.demanded().map(Some),
+            (TlsMode::Verify, _) => match self.verifying.get(&route.ca) {
+                Some(connector) => Ok(Some(connector.clone())),
                 None => Err(Answer::Tls("the roots that the route verifies by were not read".to_owned())),
             },
         }
     }
 
-    async fn dial_host(&self, route: &Route, host: &Host, helo: &str) -> Result<Connection, DialError> {
+    fn demanded(&self) -> Result<Connector, Answer> {
+        let mut read = self.on_demand.lock().expect("no code panics while it holds this lock");
+        if let Some(connector) = &*read {
+            return Ok(connector.clone());
+        }
+        // The file of roots is small, and read once: not worth another thread.
+        let connector = Connector::verifying(None).map_err(|error| Answer::Tls(error.to_string()))?;
+        Ok(read.insert(connector).clone())
+    }
+
+    async fn dial_host(&self, route: &Route, host: &Host, helo: &str, demand: Demand) -> Result<Connection, DialError> {
         let failed = |answer| DialError {
             peer: format!("{}:{}", host.name, host.port),
             local: None,
             verdict: Verdict { stage: Stage::Connect, answer },
         };
-        let connector = self.connector(route).map_err(failed)?;
+        let tls = match demand {
+            Demand::Usual => route.tls,
+            Demand::VerifiedTls => TlsMode::Verify,
+        };
+        let connector = self.connector(route, demand).map_err(failed)?;
+        let wish = Wish { tls, connector: connector.as_ref() };
         let addresses = self.addresses(host).await.map_err(failed)?;
         let family = |address: &SocketAddr| route.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
         let mut last = failed(Answer::Connect(format!("`{}` has no address that we can connect to", host.name)));
         // RFC 5321 §5.1: all addresses of a host are tried, in the order in which they came.
         for address in addresses.into_iter().filter(family).take(ADDRESSES_MAX) {
-            match self.dial_address(route, host, address, helo, connector).await {
+            match self.dial_address(route, host, address, helo, wish).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }
@@ -241,15 +262,16 @@ impl TcpDial {
         host: &Host,
         address: SocketAddr,
         helo: &str,
-        connector: Option<&Connector>,
+        wish: Wish<'_>,
     ) -> Result<Connection, DialError> {
-        let error = match self.open(route, host, address, helo, connector).await {
+        let error = match self.open(route, host, address, helo, wish).await {
             Err(error) if error.verdict.stage == Stage::Tls => error,
             other => return other,
         };
-        match (route.tls, error.verdict.answer) {
+        match (wish.tls, error.verdict.answer) {
             (TlsMode::Opportunistic, Answer::Tls(why)) => {
-                let mut connection = self.open(route, host, address, helo, None).await?;
+                let clear = Wish { tls: TlsMode::Off, connector: None };
+                let mut connection = self.open(route, host, address, helo, clear).await?;
                 connection.security = Security::ClearAfter(why);
                 Ok(connection)
             }
@@ -263,7 +285,7 @@ impl TcpDial {
         host: &Host,
         address: SocketAddr,
         helo: &str,
-        connector: Option<&Connector>,
+        wish: Wish<'_>,
     ) -> Result<Connection, DialError> {
         let peer = if host.name.parse::<IpAddr>().is_ok() {
             address.to_string()
@@ -280,7 +302,8 @@ impl TcpDial {
             Err(_) => return Err(failed(Stage::Connect, Answer::Timeout)),
         };
         let local = tcp.local_addr().ok().map(|address| address.ip());
-        let wanted = connector.map(|connector| Wanted { connector, host, ip: address.ip(), tls: route.tls });
+        let Wish { tls, connector } = wish;
+        let wanted = connector.map(|connector| Wanted { connector, host, ip: address.ip(), tls });
         match begin(tcp, helo, &self.timeouts, wanted).await {
             Ok((stream, capabilities, security)) => {
                 Ok(Connection { security, ..Connection::new(stream, capabilities, peer, local) })
@@ -288,6 +311,13 @@ impl TcpDial {
             Err(verdict) => Err(DialError { peer, local, verdict }),
         }
     }
+}
+
+/// How much TLS a session is to have, and by whom it is made.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    tls: TlsMode,
+    connector: Option<&'a Connector>,
 }
 
 /// How a session is to come to TLS.
@@ -315,7 +345,11 @@ async fn begin(
         Some(Wanted { tls: TlsMode::Require | TlsMode::Verify, .. }) => {
             return Err(failed("the host does not offer STARTTLS, which the route requires".to_owned()));
         }
-        Some(_) | None => return Ok((Stream::Tcp(client.stream.inner), offered.capabilities, Security::Clear)),
+        Some(_) | None => {
+            // RFC 8689 §2: in clear text it means nothing, whoever says it.
+            let capabilities = Capabilities { require_tls: false, ..offered.capabilities };
+            return Ok((Stream::Tcp(client.stream.inner), capabilities, Security::Clear));
+        }
     };
     client.timeout = timeouts.tls;
     match client.cmd(b"STARTTLS\r\n").await {
@@ -408,6 +442,7 @@ where
                 eight_bit_mime: ehlo.has_capability(smtp_proto::EXT_8BIT_MIME),
                 smtputf8: ehlo.has_capability(smtp_proto::EXT_SMTP_UTF8),
                 dsn: ehlo.has_capability(smtp_proto::EXT_DSN),
+                require_tls: ehlo.has_capability(smtp_proto::EXT_REQUIRE_TLS),
                 // No route can ask for it yet.
                 chunking: false,
                 size: ehlo.has_capability(smtp_proto::EXT_SIZE),
@@ -463,98 +498,8 @@ fn remote(code: u16, esc: [u8; 3], message: String) -> Reply {
     Reply { code, enhanced: (u16::from(esc[0]) == code / 100).then_some(enhanced), text }
 }
 
-/// Hands out what the server says line by line, so that mail-send never holds more than it understands.
-struct ByLine<S> {
-    inner: S,
-    held: Vec<u8>,
-    taken: usize,
-    ended: bool,
-}
-
-impl<S> ByLine<S> {
-    fn new(inner: S) -> ByLine<S> {
-        ByLine { inner, held: Vec::new(), taken: 0, ended: false }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for ByLine<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            if let Some(end) = memchr::memchr(b'\n', &this.held) {
-                let now = (end + 1).min(out.remaining());
-                out.put_slice(&this.held[..now]);
-                this.held.drain(..now);
-                return Poll::Ready(Ok(()));
-            }
-            if this.held.len() >= GREETING_LINE_MAX || this.taken >= GREETING_OCTETS_MAX {
-                return Poll::Ready(Err(io::Error::other("the server's greeting is too long")));
-            }
-            let mut space = [0; 1024];
-            let mut buffer = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                this.ended = true;
-                return Poll::Ready(Ok(()));
-            }
-            this.taken += buffer.filled().len();
-            this.held.extend_from_slice(buffer.filled());
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for ByLine<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, octets)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, out),
-            Stream::Other(other) => Pin::new(other).poll_read(cx, out),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, octets),
-            Stream::Other(other) => Pin::new(other).poll_write(cx, octets),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            Stream::Other(other) => Pin::new(other).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Stream::Other(other) => Pin::new(other).poll_shutdown(cx),
-        }
-    }
-}
-
 /// A host with more addresses than this is tried long enough.
 const ADDRESSES_MAX: usize = 8;
-/// As for any reply line.
-const GREETING_LINE_MAX: usize = REPLY_LINE_OCTETS_MAX;
-/// Banner, EHLO and HELO together; mail-send takes 4 KiB of each.
-const GREETING_OCTETS_MAX: usize = 16 * 1024;
 const GREETING_TEXT_MAX: usize = REPLY_TEXT_OCTETS_MAX;
 
 #[cfg(test)]
@@ -598,6 +543,7 @@ mod tests {
             smtputf8: true,
             chunking: false,
             dsn: true,
+            require_tls: false,
             size: true,
             size_max: Some(1000),
         };
@@ -675,7 +621,8 @@ mod tests {
             dedupe: None,
         };
         let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
-        let connection = dial.dial(&route, &host, "mx.example").await.unwrap_or_else(|e| panic!("{e:?}"));
+        let connection =
+            dial.dial(&route, &host, "mx.example", Demand::Usual).await.unwrap_or_else(|e| panic!("{e:?}"));
         assert!(connection.session.capabilities.pipelining);
         assert_eq!(connection.peer, format!("localhost[127.0.0.1]:{port}"));
         assert!(server.await.is_ok());
@@ -705,9 +652,51 @@ mod tests {
             dedupe: None,
         };
         let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
-        let error = dial.dial(&route, &host, "mx.example").await.map(|_| ()).unwrap_err();
+        let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert_eq!((error.peer, error.verdict.stage), (format!("mx.crm.invalid[127.0.0.1]:{port}"), Stage::Banner));
         assert!(server.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_message_may_demand_more_than_its_route() {
+        use TlsMode::{Off, Opportunistic, Require, Verify};
+        let authority = Authority::new();
+        for (habit, name, tls, want) in [
+            (Habit::Sound, "localhost", Verify, "Verified"),
+            (Habit::Sound, "other.example", Verify, "not valid for name"),
+            // The test's authority is none of the system's.
+            (Habit::Sound, "localhost", Require, "UnknownIssuer"),
+            (Habit::Sound, "localhost", Opportunistic, "UnknownIssuer"),
+            (Habit::NotOffered, "localhost", Opportunistic, "does not offer STARTTLS"),
+            (Habit::Broken, "localhost", Opportunistic, "corrupt"),
+            (Habit::Sound, "localhost", Off, "Off"),
+        ] {
+            let (port, sessions) = host_that(habit, tls::Server::open(authority.issue(name, 2096)).unwrap()).await;
+            let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
+            let route = Route { tls, ca: Some(authority.ca()), ..route_to(host.clone()) };
+            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+            let got = match dial.dial(&route, &host, "mx.example", Demand::VerifiedTls).await {
+                Ok(connection) => format!("{:?}", connection.security),
+                Err(error) => format!("{:?}", error.verdict.answer),
+            };
+            assert!(got.contains(want), "{habit:?} {name} {tls:?}: {got}");
+            assert_eq!(sessions.load(Ordering::Relaxed), usize::from(tls != Off), "never another one in clear text");
+        }
+    }
+
+    fn route_to(host: Host) -> Route {
+        Route {
+            name: "crm".to_owned(),
+            port: host.port,
+            hosts: vec![host],
+            private_networks: false,
+            tls: TlsMode::Off,
+            ca: None,
+            helo: None,
+            source: Some("127.0.0.1".parse().unwrap()),
+            concurrency: 1,
+            dedupe: None,
+        }
     }
 
     /// What a host does about STARTTLS.
@@ -822,7 +811,7 @@ mod tests {
                 dedupe: None,
             };
             let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
-            let got = match dial.dial(&route, &host, "mx.example").await {
+            let got = match dial.dial(&route, &host, "mx.example", Demand::Usual).await {
                 Ok(Connection { security, session, .. }) => {
                     let encrypted = matches!(security, Security::Encrypted | Security::Verified);
                     assert_eq!(session.capabilities.pipelining, encrypted, "{case}");
@@ -861,7 +850,7 @@ mod tests {
             dedupe: None,
         };
         let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
-        let error = dial.dial(&route, &host, "mx.example").await.map(|_| ()).unwrap_err();
+        let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert!(matches!(error.verdict.answer, Answer::Tls(_)));
     }
 }

@@ -8,6 +8,7 @@
 //! | 5.1.x, 551 | the target does not exist: our configuration is wrong; hold, hourly |
 //! | 5.3.4, 5.2.3, 552, our own look at SIZE | too large |
 //! | 5.7.x about authentication | quarantine, remote-auth |
+//! | no verified TLS, or no REQUIRETLS, for a message that requires it | retry where TLS failed; else refused for good |
 //! | other 5.7.x | quarantine, remote-content |
 //! | any other 5xx | refused for good: ended, where somebody may decide so, else quarantine |
 //!
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use crate::queue::{Reason, State};
 use crate::reply::{Enhanced, Reply};
-use crate::smtp::client::{Answer, Stage, Verdict};
+use crate::smtp::client::{Answer, Stage, TlsLack, Verdict};
 
 /// What becomes of a leg after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub fn read(verdict: &Verdict, us: Us) -> Outcome {
         Answer::Tls(_) => Outcome::Retry(Reason::Tls),
         Answer::Smtputf8Missing => Outcome::Bounce(Reason::Smtputf8),
         Answer::TooLarge { .. } => Outcome::Bounce(Reason::TooLarge),
+        // A certificate is renewed in hours; what is not offered today will not be tomorrow.
+        Answer::RequireTls(TlsLack::Session(_)) => Outcome::Retry(Reason::Tls),
+        Answer::RequireTls(TlsLack::Extension | TlsLack::Off | TlsLack::Host) => Outcome::Bounce(Reason::RequireTls),
     }
 }
 
@@ -181,7 +185,7 @@ pub fn result(verdict: &Verdict) -> &'static str {
         Answer::Reply(_) if verdict.stage == Stage::Dot => "ok",
         Answer::Smtputf8Missing | Answer::TooLarge { .. } => "permfail",
         Answer::Timeout => "timeout",
-        Answer::Tls(_) => "tls",
+        Answer::Tls(_) | Answer::RequireTls(_) => "tls",
         Answer::Reply(_) | Answer::Lost(_) | Answer::Garbled(_) | Answer::Connect(_) => "connect",
     }
 }
@@ -200,6 +204,17 @@ pub fn words(verdict: &Verdict) -> String {
         Answer::Timeout => format!("no answer in time at {stage}{unknown}"),
         Answer::Connect(error) | Answer::Tls(error) => error.clone(),
         Answer::Smtputf8Missing => "5.6.7 the remote does not announce SMTPUTF8, which the message needs".to_owned(),
+        Answer::RequireTls(TlsLack::Extension) => {
+            "5.7.30 the sender requires TLS all the way, and the remote does not offer REQUIRETLS".to_owned()
+        }
+        Answer::RequireTls(TlsLack::Off) => {
+            "5.7.10 the sender requires TLS all the way, and the route says `tls = \"off\"`".to_owned()
+        }
+        Answer::RequireTls(TlsLack::Host) => {
+            "5.7.10 the sender requires TLS all the way, and the names of the hosts come from DNS, which anybody may forge"
+                .to_owned()
+        }
+        Answer::RequireTls(TlsLack::Session(why)) => format!("the sender requires TLS all the way: {why}"),
         Answer::TooLarge { limit } => format!("5.3.4 the remote takes messages of at most {limit} octets"),
     }
 }

@@ -55,6 +55,15 @@ pub enum TlsMode {
     Verify,
 }
 
+/// What a message asks of its session beyond what the route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing.
+    Usual,
+    /// [`TlsMode::Verify`], because its sender said REQUIRETLS (RFC 8689).
+    VerifiedTls,
+}
+
 impl TlsMode {
     /// The word in the configuration.
     #[must_use]

@@ -27,6 +27,8 @@ pub struct Capabilities {
     pub chunking: bool,
     /// RFC 3461.
     pub dsn: bool,
+    /// RFC 8689. Counts inside TLS only.
+    pub require_tls: bool,
     /// SIZE was announced.
     pub size: bool,
     /// The largest message that it takes, in octets; `None` where it names no limit.
@@ -97,10 +99,25 @@ pub enum Answer {
     Tls(String),
     /// The message needs SMTPUTF8, which the server does not announce (RFC 6531 §3.4). Nothing was sent.
     Smtputf8Missing,
+    /// RFC 8689 §4.2.1: the message needs verified TLS and a server that offers REQUIRETLS. Nothing was sent.
+    RequireTls(TlsLack),
     /// The message is larger than the server's announced limit, in octets (RFC 1870 §6). Nothing was sent.
     TooLarge {
         limit: u64,
     },
+}
+
+/// What a way out has not that REQUIRETLS needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsLack {
+    /// The server does not offer REQUIRETLS, and so would not keep the promise.
+    Extension,
+    /// The route says `tls = "off"`.
+    Off,
+    /// DNS named the host, and nobody vouches for what DNS said.
+    Host,
+    /// TLS with a verified certificate did not come about this time: our error.
+    Session(String),
 }
 
 /// One message for one recipient, as MAIL and RCPT will say it.
@@ -111,6 +128,8 @@ pub struct Order<'a> {
     pub body: BodyType,
     /// Header fields that are UTF-8. Addresses speak for themselves.
     pub utf8_header: bool,
+    /// RFC 8689: REQUIRETLS is passed on where it is offered.
+    pub require_tls: bool,
     /// Octets of the message before dot-stuffing.
     pub size: u64,
     /// What is passed on about notifications, where the server knows them.
@@ -218,6 +237,11 @@ impl Transaction {
         let utf8 = order.utf8_header || utf8_local(order.recipient) || order.sender.mailbox().is_some_and(utf8_local);
         if utf8 && !capabilities.smtputf8 {
             return Err(Verdict { stage: Stage::Mail, answer: Answer::Smtputf8Missing });
+        }
+        // RFC 8689 §4.2.1. Whether the session is verified is for the one to say who opened it.
+        let may_fall_back = *order.sender == ReversePath::Null;
+        if order.require_tls && !capabilities.require_tls && !may_fall_back {
+            return Err(Verdict { stage: Stage::Mail, answer: Answer::RequireTls(TlsLack::Extension) });
         }
         if let Some(limit) = capabilities.size_max.filter(|&limit| order.size > limit) {
             return Err(Verdict { stage: Stage::Mail, answer: Answer::TooLarge { limit } });
@@ -406,6 +430,9 @@ fn write_mail(capabilities: &Capabilities, order: &Order<'_>, smtputf8: bool, ou
     if smtputf8 {
         out.extend_from_slice(b" SMTPUTF8");
     }
+    if capabilities.require_tls && order.require_tls {
+        out.extend_from_slice(b" REQUIRETLS");
+    }
     if let Some(ret) = order.dsn.ret.filter(|_| capabilities.dsn) {
         out.extend_from_slice(format!(" RET={}", ret.as_str()).as_bytes());
     }
@@ -448,6 +475,7 @@ mod tests {
         smtputf8: true,
         chunking: false,
         dsn: true,
+        require_tls: false,
         size: true,
         size_max: None,
     };
@@ -468,6 +496,7 @@ mod tests {
                 recipient: &self.recipient,
                 body: BodyType::SevenBit,
                 utf8_header: false,
+                require_tls: false,
                 size: 1000,
                 dsn: Dsn::default(),
             }
@@ -600,6 +629,27 @@ mod tests {
             let mut out = Vec::new();
             Transaction::begin(&Session::new(capabilities), &Order { dsn, ..letter.order() }, &mut out).unwrap();
             assert_eq!(String::from_utf8(out).unwrap().replace("\r\n", "/"), want);
+        }
+    }
+
+    #[test]
+    fn requiretls_is_passed_on_or_nothing_is_sent() {
+        let offers = Capabilities { require_tls: true, size: false, ..ALL };
+        let not = Capabilities { require_tls: false, ..offers };
+        let lack = Err(Verdict { stage: Stage::Mail, answer: Answer::RequireTls(TlsLack::Extension) });
+        for (capabilities, sender, want) in [
+            (offers, "a@b", Ok("MAIL FROM:<a@b> REQUIRETLS/RCPT TO:<c@d>/DATA/".to_owned())),
+            (not, "a@b", lack),
+            // RFC 8689 §5: a notification is told all the same.
+            (offers, "", Ok("MAIL FROM:<> REQUIRETLS/RCPT TO:<c@d>/DATA/".to_owned())),
+            (not, "", Ok("MAIL FROM:<>/RCPT TO:<c@d>/DATA/".to_owned())),
+        ] {
+            let letter = envelope(sender, "c@d");
+            let order = Order { require_tls: true, ..letter.order() };
+            let mut out = Vec::new();
+            let begun = Transaction::begin(&Session::new(capabilities), &order, &mut out);
+            let sent = String::from_utf8(out).unwrap().replace("\r\n", "/");
+            assert_eq!(begun.map(|_| sent), want, "{sender:?}");
         }
     }
 

@@ -344,9 +344,9 @@ impl Session {
         if !self.count_idle() {
             return;
         }
-        // RFC 8689 §4.2.1: only over TLS, and only where it was announced. Neither is built.
-        if parameters.require_tls {
-            return self.complain(reply::UNKNOWN_PARAMETER);
+        // RFC 8689 §2: it is offered inside TLS only. The message came in clear text as far as us; it must not seem safe.
+        if parameters.require_tls && self.security != Security::Up {
+            return self.complain(reply::ENCRYPTION_NEEDED);
         }
         // RFC 1870 §6.1: what is announced as too large need not be sent.
         if parameters.size.is_some_and(|size| size > self.settings.message_size_max) {

@@ -1,9 +1,15 @@
 //! A small blocking SMTP client that does what it is told, right or wrong.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 
-use super::PATIENCE;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::{Certificates, PATIENCE};
 
 /// A reply as it came: the lines' texts joined with a newline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +30,47 @@ impl Reply {
 
 /// A session.
 pub struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Wire>,
+}
+
+/// What a session runs on.
+enum Wire {
+    Clear(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Clear(stream) => stream.read(buffer),
+            Wire::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Clear(stream) => stream.write(bytes),
+            Wire::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Wire::Clear(stream) => stream.flush(),
+            Wire::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+/// A TLS client's side that trusts this authority alone.
+fn trusting(certificates: &Certificates) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificates.ca()).expect("it is PEM")).expect("it is an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let config = config.with_safe_default_protocol_versions().expect("the provider has suites for them");
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 impl Client {
@@ -33,7 +79,52 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client { stream: BufReader::new(Wire::Clear(stream)) })
+    }
+
+    /// Says STARTTLS and makes the handshake with a server called `name`; EHLO is left to the test.
+    pub fn start_tls(mut self, name: &str, certificates: &Certificates) -> Client {
+        let reply = self.say("STARTTLS");
+        assert_eq!(reply.code, 220, "{reply:?}");
+        let Wire::Clear(mut stream) = self.stream.into_inner() else { panic!("TLS inside TLS") };
+        let name = ServerName::try_from(name.to_owned()).expect("it is a name");
+        let mut tls = ClientConnection::new(trusting(certificates), name).expect("the configuration is sound");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).unwrap_or_else(|e| panic!("no handshake: {e}"));
+        }
+        Client { stream: BufReader::new(Wire::Tls(Box::new(StreamOwned::new(tls, stream)))) }
+    }
+
+    /// A session inside TLS that has said EHLO.
+    pub fn connect_tls(address: SocketAddr, name: &str, certificates: &Certificates) -> Client {
+        let mut client = Client::connect(address).start_tls(name, certificates);
+        assert_eq!(client.say("EHLO client.example.org").code, 250);
+        client
+    }
+
+    /// Says the farewell of TLS and nothing more; what is sent from now on goes in clear text, below it.
+    pub fn leave_tls(&mut self) {
+        let Wire::Tls(stream) = self.stream.get_mut() else { panic!("it is in clear text") };
+        stream.conn.send_close_notify();
+        stream.flush().expect("the farewell can be sent");
+    }
+
+    /// Sends octets below TLS.
+    pub fn send_below(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.stream.get_mut() {
+            Wire::Clear(stream) => stream.write_all(bytes),
+            Wire::Tls(stream) => stream.sock.write_all(bytes),
+        }
+    }
+
+    /// Closes our side.
+    pub fn hang_up(&mut self) {
+        let socket = match self.stream.get_mut() {
+            Wire::Clear(stream) => stream,
+            Wire::Tls(stream) => &mut stream.sock,
+        };
+        // The server may have closed first.
+        let _ = socket.shutdown(Shutdown::Write);
     }
 
     /// Connects, and greets with EHLO.
@@ -63,7 +154,8 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
+        self.stream.get_mut().write_all(bytes)?;
+        self.stream.get_mut().flush()
     }
 
     pub fn reply(&mut self) -> Reply {

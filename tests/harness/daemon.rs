@@ -124,6 +124,12 @@ impl Setup {
         self
     }
 
+    /// The same, behind what other calls have put there.
+    pub fn also(mut self, toml: &str) -> Setup {
+        self.more.push_str(toml);
+        self
+    }
+
     /// Writes the files.
     pub fn site(self) -> Site {
         let dir = tempfile::Builder::new().prefix("pointsman-").tempdir().expect("a temporary directory");

@@ -93,6 +93,7 @@ impl Claim {
             notices: notices::from_json(row.get("notices")?).ok_or_else(|| broken("notices", "not what we write"))?,
             body_type: if body_type == "8bitmime" { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: row.get("smtputf8")?,
+            require_tls: row.get("require_tls")?,
             body: stored_body(row, id.message, &self.bodies, &self.rows)?,
         })
     }
@@ -166,7 +167,7 @@ pub(super) fn next_due(db: &Connection) -> rusqlite::Result<Vec<(String, Timesta
 pub(super) const DUE_LEGS: &str = "
     SELECT leg.message, leg.n, leg.alias, leg.target, leg.target_name, leg.route, leg.sender, leg.state, leg.attempts,
            leg.prefix, leg.cuts, leg.notices, message.received, message.prefix AS common_prefix, message.body_type,
-           message.smtputf8, body.file AS body_file, body.size AS body_size, body.sha256 AS body_sha256,
+           message.smtputf8, message.require_tls, body.file AS body_file, body.size AS body_size, body.sha256 AS body_sha256,
            length(body.bytes) AS body_bytes
     FROM leg JOIN message ON message.id = leg.message LEFT JOIN body ON body.id = leg.message
     WHERE leg.ended IS NULL AND leg.route = ?1 AND leg.owner IS NULL AND leg.due <= ?2

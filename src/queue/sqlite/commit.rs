@@ -89,8 +89,8 @@ pub(super) fn insert(
 fn insert_message(group: &Group<'_>, message: &NewMessage, legs: usize, cause: Option<LegId>) -> rusqlite::Result<()> {
     let mut insert = group.db.prepare_cached(
         "INSERT INTO message (id, received, listener, client, ptr, helo, protocol, sender, body_type, smtputf8, size,
-             header_from, subject, message_id, prefix, facts, rules_hash, legs, cause)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             header_from, subject, message_id, prefix, facts, rules_hash, legs, cause, require_tls)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
     )?;
     insert.execute(params![
         message.id.0,
@@ -112,6 +112,7 @@ fn insert_message(group: &Group<'_>, message: &NewMessage, legs: usize, cause: O
         message.rules_hash,
         legs as i64,
         cause.map(|leg| format!("{}.{}", leg.message.0, leg.n)),
+        message.require_tls,
     ])?;
     Ok(())
 }

@@ -144,6 +144,8 @@ fn message_row(row: &Row<'_>) -> rusqlite::Result<MessageRow> {
         sender: row.get("sender")?,
         body_type: row.get("body_type")?,
         smtputf8: row.get("smtputf8")?,
+        // A queue of format 1 that no daemon has opened since has no such column.
+        require_tls: row.get("require_tls").unwrap_or(false),
         size: row.get::<_, i64>("size")? as u64,
         from: row.get("header_from")?,
         subject: row.get("subject")?,

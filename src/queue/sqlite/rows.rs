@@ -87,6 +87,7 @@ pub struct MessageRow {
     pub sender: String,
     pub body_type: String,
     pub smtputf8: bool,
+    pub require_tls: bool,
     pub size: u64,
     pub from: String,
     pub subject: String,

@@ -36,8 +36,9 @@ impl Session {
         let mut capabilities = self.settings.capabilities();
         match self.security {
             Security::Offered => capabilities.push("STARTTLS".to_owned()),
-            // RFC 3207 §4.2: not announced inside TLS.
-            Security::Plain | Security::Up => {}
+            // RFC 3207 §4.2: STARTTLS is not announced inside TLS. RFC 8689 §2: REQUIRETLS is, and nowhere else.
+            Security::Up => capabilities.push("REQUIRETLS".to_owned()),
+            Security::Plain => {}
         }
         capabilities
     }
@@ -126,6 +127,29 @@ mod tests {
             session.feed(b"EHLO a\r\n");
             assert!(matches!(session.poll(), Event::Hello { .. }));
             assert_eq!(String::from_utf8_lossy(session.output()).contains("STARTTLS"), announced, "{security:?}");
+        }
+    }
+
+    #[test]
+    fn requiretls_is_offered_and_taken_inside_tls_only() {
+        for security in [Security::Plain, Security::Offered, Security::Up] {
+            let mut session = session(security);
+            session.feed(b"EHLO a\r\n");
+            assert!(matches!(session.poll(), Event::Hello { .. }));
+            let inside = security == Security::Up;
+            assert_eq!(String::from_utf8_lossy(session.output()).contains("REQUIRETLS"), inside, "{security:?}");
+            session.flushed();
+            session.feed(b"MAIL FROM:<a@b> REQUIRETLS\r\n");
+            match session.poll() {
+                Event::Mail(envelope) => assert!(inside && envelope.require_tls, "{security:?}"),
+                Event::Wait => {
+                    assert!(!inside && session.output().starts_with(b"530 5.7.10 "), "{security:?}");
+                    // It was no beginning of a transaction.
+                    session.flushed();
+                    assert_eq!(said(&mut session, "MAIL FROM:<a@b>\r\n"), "250 ");
+                }
+                other => panic!("{security:?}: {other:?}"),
+            }
         }
     }
 
