@@ -26,12 +26,14 @@ use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
 use crate::inbound::{Inbound, Parts, Ruling};
+use crate::listen::{self, Inherited};
 use crate::outbound::{self, Outbound, Ports};
 use crate::queue::handover::Handover;
 use crate::queue::sqlite::{self, Filter, MessageRow, Mode, Observer, SqliteStore};
 use crate::queue::{Reason, State, Store};
 use crate::relay::dial::{TcpDial, Timeouts};
 use crate::smtp::settings::Settings;
+use crate::supervisor;
 use crate::tls::{self, ListenerTls};
 
 /// A running daemon.
@@ -49,19 +51,15 @@ pub struct Daemon {
 
 impl Daemon {
     /// Opens the queue and the ports, and starts to serve. Must be called inside a tokio runtime. Where it fails nothing
-    /// was accepted.
-    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Daemon> {
+    /// was accepted. `inherited` are the sockets that a service manager holds for us.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>, inherited: Inherited) -> anyhow::Result<Daemon> {
         remove_addresses(&config.data)?;
         let metrics = Metrics::install()?;
         let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
         let store = open_store(&config, &clock, &handover)?;
         look_at_mode(&config.data);
         let certificate = open_certificate(&config, clock.now())?;
-        let listeners = bind_all(&config).await?;
-        let admin = match &config.admin {
-            Some(admin) => Some(bind(admin.address).await?),
-            None => None,
-        };
+        let listen::Open { listeners, admin } = listen::open(inherited, &config).await?;
         let control_socket = control::bind(&config.data)?;
 
         let resolver = Resolver::new(&config.dns_servers).context("cannot set up the DNS resolver")?;
@@ -77,8 +75,7 @@ impl Daemon {
             checker: checker(&config, &dns)?,
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
-        let addresses =
-            listeners.iter().map(|(_, _, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
+        let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
         let ports = Ports {
             clock: Arc::clone(&clock),
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -107,17 +104,19 @@ impl Daemon {
             tasks.push(tokio::spawn(http::serve(admin, Arc::new(health(metrics, &store)))));
         }
         if let Some(server) = certificate {
-            let names = listeners.iter().filter(|(_, tls, _)| *tls != ListenerTls::Off);
-            let names = names.map(|(name, ..)| name.clone()).collect();
+            let names = config.listeners.iter().filter(|listener| listener.tls != ListenerTls::Off);
+            let names = names.map(|listener| listener.name.clone()).collect();
             // Where signals cannot be heard the files are still looked at.
             let hang_up = signal(SignalKind::hangup()).ok();
             tasks.push(tokio::spawn(keep_certificate(server, names, Arc::clone(&clock), hang_up)));
         }
-        for (name, tls, listener) in listeners {
-            tasks.push(tokio::spawn(Arc::clone(&inbound).listen(listener, name, tls)));
+        for ((name, listener), configured) in listeners.into_iter().zip(&config.listeners) {
+            tasks.push(tokio::spawn(Arc::clone(&inbound).listen(listener, name, configured.tls)));
         }
         write_addresses(&config.data, &addresses, admin_address)?;
+        tasks.push(tokio::spawn(supervisor::keep_alive()));
         events::serving(&format!("{addresses:?}"), admin_address);
+        supervisor::ready("taking mail");
         Ok(Daemon { inbound, outbound, store, tasks, data: config.data, listeners: addresses, admin: admin_address })
     }
 
@@ -125,6 +124,7 @@ impl Daemon {
     /// finish stays in the queue.
     pub async fn drain(self) {
         events::draining();
+        supervisor::stopping();
         // Who looks for the addresses of a daemon that takes mail must not find these.
         let _ = remove_addresses(&self.data);
         tokio::join!(self.inbound.drain(DRAIN), self.outbound.shutdown(DRAIN));
@@ -289,18 +289,6 @@ fn checker(config: &Config, dns: &Arc<dyn Dns>) -> anyhow::Result<Option<Arc<Che
         return Ok(None);
     }
     Ok(Some(Arc::new(Checker::new(Arc::clone(dns))?)))
-}
-
-async fn bind_all(config: &Config) -> anyhow::Result<Vec<(String, ListenerTls, TcpListener)>> {
-    let mut listeners = Vec::new();
-    for listener in &config.listeners {
-        listeners.push((listener.name.clone(), listener.tls, bind(listener.address).await?));
-    }
-    Ok(listeners)
-}
-
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 fn health(metrics: Metrics, store: &Arc<SqliteStore>) -> Health {

@@ -349,6 +349,11 @@ pub fn data_free(bytes: u64) {
     gauge!("pointsman_data_free_bytes").set(bytes as f64);
 }
 
+/// The service manager could not be told how we are: it may think that we never started.
+pub fn supervisor_unreachable(error: &dyn Display) {
+    warn!(event = "supervisor-unreachable", %error, "cannot tell the service manager how the daemon is");
+}
+
 pub fn draining() {
     info!(event = "draining", "no new sessions; finishing what is under way");
 }

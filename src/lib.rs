@@ -70,5 +70,7 @@ pub mod outbound;
 // The building.
 pub mod config;
 pub mod admin;
+pub mod listen;
+pub mod supervisor;
 pub mod daemon;
 pub mod cli;

@@ -14,6 +14,7 @@ mod documents;
 mod journeys;
 mod notices;
 mod peers;
+mod service;
 mod crash;
 mod day;
 mod memory;

@@ -76,6 +76,8 @@ const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (r"\bhickory_resolver\b", &["src/dns/resolver.rs", "src/auth/verify/"], "go through the `Dns` port"),
     (r"\bmail_auth\b", &["src/auth/verify/"], "let `auth::verify` translate to our types"),
     (r"\bmail_parser\b", &["src/message/"], "let `message` translate to our types"),
+    (r"\blistenfd\b", &["src/listen.rs"], "let `listen` hand out listeners"),
+    (r"\bsd_notify\b", &["src/supervisor.rs"], "let `supervisor` tell"),
     (r"\bsmtp_codec\b", &["src/reply.rs"], "let `reply.rs` write replies"),
     (r"\baxum\b", &["src/admin/"], "keep HTTP in `admin`"),
     (r"\bannotate_snippets\b", &["src/diagnostic.rs"], "make a `Diagnostic`"),

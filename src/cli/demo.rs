@@ -20,6 +20,7 @@ use super::{Ended, render};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::daemon::{self, Daemon};
+use crate::listen::Inherited;
 
 /// Runs until SIGINT or SIGTERM, and removes its folder.
 pub(super) fn run() -> anyhow::Result<Ended> {
@@ -51,7 +52,7 @@ async fn show(folder: &Folder, running: &mut Option<Daemon>) -> anyhow::Result<(
             bail!("the demonstration's own configuration is wrong");
         }
     };
-    let daemon = running.insert(Daemon::start(config, Arc::new(SystemClock::new())).await?);
+    let daemon = running.insert(Daemon::start(config, Arc::new(SystemClock::new()), Inherited::none()).await?);
     println!("Pointsman listens on {}; behind it a stand-in CRM on {crm}.", daemon.listeners[0]);
     println!("The rules: mail for aide@solarmora.com goes to the CRM, with a copy to the sales team.\n");
 

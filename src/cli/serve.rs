@@ -10,10 +10,12 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::daemon::{self, Daemon};
 use crate::events;
+use crate::listen::Inherited;
 use crate::log;
 
 /// Loads the configuration, serves and drains. A bad configuration is printed and ends before any port is open.
 pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
+    let inherited = Inherited::from_environment()?;
     let config = match Config::load(config) {
         Ok((config, report)) => {
             eprint!("{}", report.render(std::io::stderr().is_terminal()));
@@ -35,7 +37,7 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
             // First: what reads addresses.json may send SIGTERM before we have looked for it.
             biased;
             early = &mut signalled => return early.map(|()| Ended::Done),
-            started = Daemon::start(config, std::sync::Arc::new(SystemClock::new())) => started?,
+            started = Daemon::start(config, std::sync::Arc::new(SystemClock::new()), inherited) => started?,
         };
         signalled.await?;
         daemon.drain().await;

@@ -6,7 +6,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -182,7 +183,7 @@ format = "{log}"
         fs::create_dir(dir.path().join("rules")).unwrap();
         fs::write(dir.path().join("rules/solarmora.toml"), self.rules).unwrap();
         fs::write(dir.path().join("pointsman.toml"), config).unwrap();
-        Site { dir, data, environment: Vec::new() }
+        Site { dir, data, environment: Vec::new(), held: None }
     }
 
     pub fn start(self) -> Daemon {
@@ -195,6 +196,7 @@ pub struct Site {
     dir: TempDir,
     data: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    held: Option<(String, TcpListener)>,
 }
 
 impl Site {
@@ -204,6 +206,12 @@ impl Site {
         if !value.is_empty() {
             self.environment.push((name.into(), value.into()));
         }
+    }
+
+    /// The next daemons are handed this socket under `name`, as systemd does (sd_listen_fds(3)); it stays open between
+    /// them.
+    pub fn hold(&mut self, name: &str, socket: TcpListener) {
+        self.held = Some((name.to_owned(), socket));
     }
 
     /// Starts a daemon and waits until it accepts.
@@ -224,11 +232,24 @@ impl Site {
 
     fn spawn(&self) -> Process {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
-        let child = Command::new(program())
+        let mut command = match &self.held {
+            None => {
+                let mut command = Command::new(program());
+                command.stdin(Stdio::null());
+                command
+            }
+            // A child's descriptors cannot be chosen here but for its standard ones; a shell can, and keeps the process.
+            Some((name, socket)) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", HAND_OVER]).arg(program()).env("LISTEN_FDNAMES", name);
+                command.stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+                command
+            }
+        };
+        let child = command
             .args(["serve", "--config"])
             .arg(self.config())
             .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -436,6 +457,9 @@ impl Daemon {
         (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status"), body.to_owned())
     }
 }
+
+/// Passes standard input on as the first of systemd's sockets.
+const HAND_OVER: &str = r#"exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@""#;
 
 struct Process(Child);
 
