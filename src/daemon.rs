@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 
 use crate::address::Mailbox;
 use crate::admin::control::{self, Control};
+use crate::admin::drain::{End, Ending};
 use crate::admin::http::{self, Health, Metrics};
+use crate::admin::pause;
 use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -42,6 +44,7 @@ pub struct Daemon {
     outbound: Outbound,
     store: Arc<SqliteStore>,
     tasks: Vec<JoinHandle<()>>,
+    ending: Arc<Ending>,
     data: PathBuf,
     /// In the order of the configuration.
     pub listeners: Vec<SocketAddr>,
@@ -57,6 +60,7 @@ impl Daemon {
         let metrics = Metrics::install()?;
         let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
         let store = open_store(&config, &clock, &handover)?;
+        pause::keep(&store, &handover, clock.now()).await?;
         look_at_mode(&config.data);
         let certificate = open_certificate(&config, clock.now())?;
         let listen::Open { listeners, admin } = listen::open(inherited, &config).await?;
@@ -88,6 +92,7 @@ impl Daemon {
         let outbound = start_outbound(&config, ports, &addresses);
 
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+        let ending = Arc::new(Ending::default());
         let control = Control {
             clock: Arc::clone(&clock),
             store: Arc::clone(&store),
@@ -97,11 +102,14 @@ impl Daemon {
             listeners: addresses.iter().map(SocketAddr::to_string).collect(),
             admin: admin_address.map(|address| address.to_string()),
             started: clock.now(),
+            data: config.data.clone(),
+            min_free: config.queue.min_free,
+            ending: Arc::clone(&ending),
         };
         let mut tasks = vec![tokio::spawn(Arc::new(control).serve(control_socket))];
-        tasks.push(tokio::spawn(housekeeping(metrics.clone(), Arc::clone(&store), Arc::clone(&clock))));
+        tasks.push(tokio::spawn(housekeeping(metrics.clone(), Arc::clone(&store), Arc::clone(&inbound))));
         if let Some(admin) = admin {
-            tasks.push(tokio::spawn(http::serve(admin, Arc::new(health(metrics, &store)))));
+            tasks.push(tokio::spawn(http::serve(admin, Arc::new(health(metrics, &store, &inbound)))));
         }
         if let Some(server) = certificate {
             let names = config.listeners.iter().filter(|listener| listener.tls != ListenerTls::Off);
@@ -117,7 +125,21 @@ impl Daemon {
         tasks.push(tokio::spawn(supervisor::keep_alive()));
         events::serving(&format!("{addresses:?}"), admin_address);
         supervisor::ready("taking mail");
-        Ok(Daemon { inbound, outbound, store, tasks, data: config.data, listeners: addresses, admin: admin_address })
+        Ok(Daemon {
+            inbound,
+            outbound,
+            store,
+            tasks,
+            ending,
+            data: config.data,
+            listeners: addresses,
+            admin: admin_address,
+        })
+    }
+
+    /// Waits until a part of it says that it is to end, and why.
+    pub async fn ended(&self) -> End {
+        self.ending.wait().await
     }
 
     /// Takes no more mail, lets what is under way finish for a few seconds, and closes the queue. Whatever could not
@@ -291,28 +313,37 @@ fn checker(config: &Config, dns: &Arc<dyn Dns>) -> anyhow::Result<Option<Arc<Che
     Ok(Some(Arc::new(Checker::new(Arc::clone(dns))?)))
 }
 
-fn health(metrics: Metrics, store: &Arc<SqliteStore>) -> Health {
+fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) -> Health {
     let (for_gauges, for_ready) = (Arc::clone(store), Arc::clone(store));
+    let (lanes, taking) = (Arc::clone(&inbound.handover), Arc::clone(inbound));
     Health {
         metrics,
         refresh: Box::new(move || {
             for (route, state, legs) in for_gauges.open_legs() {
                 events::open_legs(&route, state.as_str(), legs);
             }
+            for (route, still) in lanes.standing() {
+                events::route_standing(&route, still);
+            }
             events::data_free(for_gauges.free_bytes());
         }),
-        ready: Box::new(move || for_ready.readiness().map_err(str::to_owned)),
+        ready: Box::new(move || match taking.is_draining() {
+            true => Err("draining".to_owned()),
+            false => for_ready.readiness().map_err(str::to_owned),
+        }),
     }
 }
 
 /// What is due every few seconds beside the mail.
-async fn housekeeping(metrics: Metrics, store: Arc<SqliteStore>, clock: Arc<dyn Clock>) {
+async fn housekeeping(metrics: Metrics, store: Arc<SqliteStore>, inbound: Arc<Inbound>) {
     let mut known: Vec<(String, State)> = Vec::new();
     loop {
         metrics.upkeep();
         if let Ok(oldest) = store.oldest().await {
-            report_oldest(&mut known, oldest, clock.now());
+            report_oldest(&mut known, oldest, inbound.clock.now());
         }
+        // Where the store cannot, the next round can.
+        let _ = pause::keep(&store, &inbound.handover, inbound.clock.now()).await;
         tokio::time::sleep(HOUSEKEEPING).await;
     }
 }

@@ -252,22 +252,30 @@ pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &s
     warn!(event = "leg-held", %leg, route, reason, detail = scrub(detail, target, alias));
 }
 
-/// A route has its lane, and nothing is in its way.
-pub fn lane_opened(route: &str) {
-    gauge!("pointsman_route_paused", "route" => route.to_owned()).set(0.0);
+/// Whether a route stands still: paused by an operator, or backing off.
+pub fn route_standing(route: &str, still: bool) {
+    gauge!("pointsman_route_paused", "route" => route.to_owned()).set(f64::from(u8::from(still)));
+}
+
+/// An operator, or the end of the time that one gave, changed whether a route goes on.
+pub fn route_pause(route: &str, by: &str, until: Option<Timestamp>, paused: bool) {
+    let until = until.map_or_else(|| "an operator resumes it".to_owned(), |until| until.to_string());
+    if paused {
+        warn!(event = "route-paused", route, by = %quoted(by), until, "the route is paused: its legs wait");
+    } else {
+        info!(event = "route-resumed", route, by = %quoted(by));
+    }
 }
 
 /// No host of the route can be reached: `legs` legs share that answer, and nobody dials for `wait`. The leg that was
 /// dialled for had this target and alias.
 pub fn lane_backed_off(route: &str, legs: usize, wait: Duration, why: &str, target: &Mailbox, alias: &str) {
-    gauge!("pointsman_route_paused", "route" => route.to_owned()).set(1.0);
     let why = scrub(why, target, alias);
     warn!(event = "route-backs-off", route, legs, seconds = wait.as_secs_f64(), why);
 }
 
 /// A route that backed off is reached again.
 pub fn lane_reopened(route: &str) {
-    lane_opened(route);
     info!(event = "route-reached-again", route);
 }
 
@@ -372,6 +380,16 @@ pub fn without_function(what: &[String]) {
 /// An operator changed legs over the control socket; `chosen` says how they were, as the command line would.
 pub fn operated(by: &str, action: &str, chosen: &str, legs: usize) {
     info!(event = "operator", by, action, chosen = %quoted(chosen), legs);
+}
+
+/// How a command ended could not be written into the book of commands.
+pub fn audit_failed(error: &dyn Display, outcome: &str) {
+    tracing::error!(event = "audit-failed", %error, outcome = %quoted(outcome));
+}
+
+/// An operator wants the daemon to take no more mail, deliver what it has, and end.
+pub fn drain_asked(by: &str) {
+    info!(event = "drain", by = %quoted(by), "an operator drains: no new mail, and the end when nothing is left");
 }
 
 // Text that others chose

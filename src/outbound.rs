@@ -101,7 +101,6 @@ impl Outbound {
         let shared = Arc::new(Shared { ports, settings, names: our_names, jumps });
         let names: HashSet<String> = routes.iter().map(|route| route.name.clone()).collect();
         for route in routes {
-            events::lane_opened(&route.name);
             let desk = Arc::new(Desk::new(now));
             let feeder = Feeder {
                 route: route.name.clone(),
@@ -183,15 +182,17 @@ impl Feeder {
                 return self.drain(deadline).await;
             }
             self.release_orphans().await;
-            self.claim().await;
-            for lane in self.lanes.to_start(self.shared.monotonic()) {
-                self.workers.spawn(worker::work(lane, Arc::clone(&self.shared)));
-            }
+            let paused = self.shared.ports.handover.is_paused(&self.route);
+            let rest = if paused { self.stand_still().await } else { self.go_on().await };
             let room = self.lanes.room(self.shared.monotonic());
-            let rest = self.lanes.sleep(self.desk.wait(self.shared.now()), self.shared.monotonic());
             tokio::select! {
                 taken = receive(&mut self.handed, &mut batch, room), if room > 0 => {
-                    self.bring(batch.drain(..)).await;
+                    // The slot of a leg may be older than the pause.
+                    if self.shared.ports.handover.is_paused(&self.route) {
+                        self.put_back(std::mem::take(&mut batch)).await;
+                    } else {
+                        self.bring(batch.drain(..)).await;
+                    }
                     if taken == 0 {
                         self.handed = None;
                     }
@@ -212,21 +213,28 @@ impl Feeder {
         }
     }
 
+    /// Claims and starts workers. How long there is nothing to do afterwards unless something rings.
+    async fn go_on(&mut self) -> Duration {
+        self.claim().await;
+        for lane in self.lanes.to_start(self.shared.monotonic()) {
+            self.workers.spawn(worker::work(lane, Arc::clone(&self.shared)));
+        }
+        self.lanes.sleep(self.desk.wait(self.shared.now()), self.shared.monotonic())
+    }
+
+    /// An operator paused the route: what waits in memory goes back, nothing is claimed. What workers have in their
+    /// hands goes on. How long there is nothing to do afterwards, the end of the pause rings.
+    async fn stand_still(&mut self) -> Duration {
+        let waiting = self.take_waiting();
+        if self.put_back(waiting).await { LOOK_MAX } else { STORE_WAIT }
+    }
+
     /// Gives back what waits in memory, and leaves the store alone until the operator is done with it. What workers
     /// have in their hands goes on.
     async fn give_back(&mut self, recall: Recall) {
-        let shared = Arc::clone(&self.shared);
-        let mut waiting = self.lanes.take_waiting();
-        while let Some(leg) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok()) {
-            waiting.push(leg);
-        }
-        let ids: Vec<LegId> = waiting.iter().map(|leg| leg.id).collect();
-        if !ids.is_empty()
-            && let Err(error) = shared.ports.store.release(ids, shared.now(), GivenBack::Unattempted).await
-        {
-            events::outbound_store_failed(&self.route, "release", &error);
-            // Still ours: they must not be forgotten.
-            return self.bring(waiting).await;
+        let waiting = self.take_waiting();
+        if !self.put_back(waiting).await {
+            return;
         }
         if recall.given_back.send(()).is_ok() {
             tokio::select! {
@@ -235,7 +243,33 @@ impl Feeder {
                 () = sleep(RECALL_MAX) => {}
             }
         }
-        self.desk.look_by(shared.now());
+        self.desk.look_by(self.shared.now());
+    }
+
+    /// The legs that nobody works on.
+    fn take_waiting(&mut self) -> Vec<OwnedLeg> {
+        let mut waiting = self.lanes.take_waiting();
+        while let Some(leg) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok()) {
+            waiting.push(leg);
+        }
+        waiting
+    }
+
+    /// Gives legs back to the store, due. Where the store cannot they stay here, and the result is false.
+    async fn put_back(&mut self, legs: Vec<OwnedLeg>) -> bool {
+        let ids: Vec<LegId> = legs.iter().map(|leg| leg.id).collect();
+        if ids.is_empty() {
+            return true;
+        }
+        match self.shared.ports.store.release(ids, self.shared.now(), GivenBack::Unattempted).await {
+            Ok(()) => true,
+            Err(error) => {
+                events::outbound_store_failed(&self.route, "release", &error);
+                // Still ours: they must not be forgotten.
+                self.bring(legs).await;
+                false
+            }
+        }
     }
 
     fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {

@@ -12,6 +12,7 @@ mod configs;
 mod examples;
 mod documents;
 mod journeys;
+mod operating;
 mod notices;
 mod peers;
 mod service;

@@ -15,9 +15,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 
+use super::audit::AuditSelect;
+use super::drain::Ending;
 pub use super::operate::Action;
 use super::operate::{self, Operator, Prepared, Told};
 use super::pages::{Messages, Pages};
+use super::pause;
+use super::peer::Peer;
 use super::view::{BackOffView, LegView, MessageView, OpenView, RefusedView, Select, StatusView};
 use crate::clock::{Clock, Timestamp};
 use crate::events;
@@ -53,6 +57,21 @@ pub enum Request {
         dry_run: bool,
     },
     Status,
+    /// Commands that acted, and who gave them.
+    Audit {
+        select: AuditSelect,
+    },
+    /// What goes by the route waits.
+    Pause {
+        route: String,
+        /// As typed; absent: until it is resumed.
+        duration: Option<String>,
+    },
+    Resume {
+        route: String,
+    },
+    /// No new mail; deliver what there is, and end.
+    Drain,
 }
 
 /// Which legs are meant where no state is named.
@@ -94,6 +113,11 @@ pub enum Line {
         note: String,
     },
     Status(StatusView),
+    /// Of any kind, as a script and as a person read it.
+    Told {
+        object: serde_json::Value,
+        text: String,
+    },
     /// All was said; the number of lines before.
     End(usize),
     Error(String),
@@ -109,6 +133,10 @@ pub struct Control {
     pub listeners: Vec<String>,
     pub admin: Option<String>,
     pub started: Timestamp,
+    pub data: PathBuf,
+    /// Below so many free bytes no new mail is taken.
+    pub min_free: u64,
+    pub ending: Arc<Ending>,
 }
 
 /// Where the socket of a data directory is.
@@ -152,14 +180,14 @@ impl Control {
     }
 
     async fn answer(&self, stream: UnixStream) -> std::io::Result<()> {
-        let by = stream.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| format!("uid {}", peer.uid()));
+        let peer = Peer::of(&stream);
         let (reading, writing) = stream.into_split();
         let mut request = String::new();
         let mut reading = BufReader::new(reading.take(REQUEST_OCTETS_MAX));
         tokio::time::timeout(ASK_TIMEOUT, reading.read_line(&mut request)).await??;
         let mut asker = Asker { writing, lines: 0 };
         let performed = match serde_json::from_str::<Request>(&request) {
-            Ok(request) => self.perform(&mut asker, request, &by).await,
+            Ok(request) => self.perform(&mut asker, request, &peer).await,
             Err(error) => Err(Stop::Failed(format!("the daemon does not understand the request: {error}"))),
         };
         let last = match performed {
@@ -171,7 +199,7 @@ impl Control {
         asker.writing.shutdown().await
     }
 
-    async fn perform(&self, asker: &mut Asker, request: Request, by: &str) -> Result<(), Stop> {
+    async fn perform(&self, asker: &mut Asker, request: Request, peer: &Peer) -> Result<(), Stop> {
         let now = self.clock.now();
         match request {
             Request::Legs { select, scope } => {
@@ -197,13 +225,31 @@ impl Control {
             }
             Request::Operate { select, scope, action, dry_run } => {
                 let filter = select.filter(now, scope.states())?;
+                let by = &peer.to_string();
                 let operator = Operator { store: &self.store, inbound: &self.inbound, by, dry_run, now };
-                self.operate(asker, &operator, (filter, &select.typed()), &action).await?;
+                let word = if scope == Scope::Quarantine { "quarantine" } else { "queue" };
+                let command = format!("{word} {}", action.as_str());
+                let begun = match dry_run {
+                    true => None,
+                    false => Some(self.audit_begin(peer, &command, &select.typed()).await?),
+                };
+                let mut done = 0;
+                let acted = self.operate(asker, &operator, (filter, &select.typed()), &action, &mut done).await;
+                if let Some(begun) = begun {
+                    self.audit_end(begun, &outcome(&acted, done)).await;
+                }
+                acted?;
             }
             Request::Status => {
                 let status = self.status(now).await?;
                 asker.tell([Line::Status(status)]).await?;
             }
+            Request::Audit { select } => self.audit(asker, &select, now).await?,
+            Request::Pause { route, duration } => {
+                self.pause(asker, peer, (&route, duration.as_deref()), now).await?;
+            }
+            Request::Resume { route } => self.resume(asker, peer, &route).await?,
+            Request::Drain => self.drain(asker, peer).await?,
         }
         Ok(())
     }
@@ -215,13 +261,14 @@ impl Control {
         operator: &Operator<'_>,
         (filter, chosen): (Filter, &str),
         action: &Action,
+        done: &mut usize,
     ) -> Result<(), Stop> {
         let ruling = self.inbound.ruling();
         let prepared = operate::prepare(action, &ruling)?;
-        let (mut seen, mut done) = (0, 0);
-        let acted = self.act(asker, operator, &prepared, filter.clone(), (&mut seen, &mut done)).await;
+        let mut seen = 0;
+        let acted = self.act(asker, operator, &prepared, filter.clone(), (&mut seen, done)).await;
         if !operator.dry_run {
-            events::operated(operator.by, action.as_str(), chosen, done);
+            events::operated(operator.by, action.as_str(), chosen, *done);
         }
         acted?;
         if seen == 0 && filter.message.is_some() && !self.exists(&filter).await? {
@@ -280,7 +327,14 @@ impl Control {
             sessions: self.inbound.sessions(),
             ready: self.store.readiness().is_ok(),
             not_ready: self.store.readiness().err().map(str::to_owned),
+            draining: self.inbound.is_draining(),
+            pid: std::process::id(),
+            data: self.data.display().to_string(),
+            data_free_bytes: self.store.free_bytes(),
+            min_free_bytes: self.min_free,
+            certificate_expires: self.inbound.ruling().tls.as_ref().map(|tls| tls.expires().to_string()),
             open: open.collect(),
+            paused: self.store.pauses().await?.iter().map(pause::view).collect(),
             backing_off: self.handover.troubles().into_iter().map(|trouble| back_off_view(trouble, now)).collect(),
         })
     }
@@ -292,14 +346,23 @@ pub fn messages_of(ids: impl Iterator<Item = MessageId>) -> Vec<MessageId> {
     ids.filter(|id| seen.insert(*id)).collect()
 }
 
+/// How an action on legs ended, for the book of commands.
+fn outcome(acted: &Result<(), Stop>, done: usize) -> String {
+    match acted {
+        Ok(()) => format!("{done} legs changed"),
+        Err(Stop::Failed(why)) => format!("{done} legs changed, then: {why}"),
+        Err(Stop::Gone(_)) => format!("{done} legs changed, then the asker hung up"),
+    }
+}
+
 /// The end of the socket that hears the answer.
-struct Asker {
+pub struct Asker {
     writing: OwnedWriteHalf,
     lines: usize,
 }
 
 impl Asker {
-    async fn tell(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Stop> {
+    pub(super) async fn tell(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Stop> {
         self.write(lines).await.map_err(Stop::Gone)
     }
 
@@ -315,7 +378,7 @@ impl Asker {
 }
 
 /// Why an answer ends before its end.
-enum Stop {
+pub enum Stop {
     /// The asker is told.
     Failed(String),
     /// He hung up, or does not listen.

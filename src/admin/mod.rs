@@ -1,8 +1,12 @@
 //! What operators and their machines talk to: `http` for scrapers and probes, `control` for the command line.
 
+pub mod peer;
 pub mod view;
 pub mod pages;
 pub mod replan;
 pub mod operate;
 pub mod control;
+pub mod audit;
+pub mod pause;
+pub mod drain;
 pub mod http;

@@ -254,6 +254,7 @@ mod tests {
             attempts: 0,
             dsn: None,
             actor: None,
+            paused: None,
             rules: vec!["old rule".into()],
             last: None,
             received: NOW,

@@ -175,7 +175,8 @@ fn words<const N: usize>(words: [&str; N]) -> String {
     words.join(", ")
 }
 
-fn parse_time(word: &str, now: Timestamp) -> Result<Timestamp, String> {
+/// An instant, or how long ago. The error says what would be right.
+pub(super) fn parse_time(word: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(ago) = units::duration(word) {
         return Ok(Timestamp(now.0.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))));
     }
@@ -215,6 +216,9 @@ pub struct LegView {
     pub size: u64,
     pub rules: Vec<String>,
     pub actor: Option<String>,
+    /// An operator paused its route: by whom, and until when.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// What became of the notification: sent, admin, suppressed, none.
     #[serde(default)]
     pub dsn: Option<String>,
@@ -250,6 +254,7 @@ impl From<LegRow> for LegView {
             size: row.size,
             rules: row.rules,
             actor: row.actor,
+            paused: row.paused.map(|pause| format!("by {} {}", pause.actor, super::pause::end_of(pause.until))),
             dsn: row.dsn,
             reply: row.last.as_ref().map(|last| last.reply.clone()),
             host: row.last.map(|last| last.host),
@@ -414,7 +419,24 @@ pub struct StatusView {
     /// Why not.
     #[serde(default)]
     pub not_ready: Option<String>,
+    /// An operator drains it.
+    #[serde(default)]
+    pub draining: bool,
+    #[serde(default)]
+    pub pid: u32,
+    #[serde(default)]
+    pub data: String,
+    #[serde(default)]
+    pub data_free_bytes: u64,
+    /// Below so much free space no new mail is taken.
+    #[serde(default)]
+    pub min_free_bytes: u64,
+    #[serde(default)]
+    pub certificate_expires: Option<String>,
     pub open: Vec<OpenView>,
+    /// Routes that operators paused.
+    #[serde(default)]
+    pub paused: Vec<serde_json::Value>,
     #[serde(default)]
     pub backing_off: Vec<BackOffView>,
 }

@@ -290,7 +290,7 @@ fn act(config: &Path, acting: &Acting, select: Select, action: Action, scope: Sc
 
 /// An answer on its way to the terminal: JSON line by line as it comes, however long it is; text when all was heard,
 /// because it is a table, and no more of it than was asked for.
-struct List {
+pub(super) struct List {
     json: bool,
     /// Lines of text that are shown.
     shown: usize,
@@ -300,7 +300,7 @@ struct List {
 }
 
 impl List {
-    fn new(json: bool, shown: usize) -> List {
+    pub(super) fn new(json: bool, shown: usize) -> List {
         List { json, shown, lines: Vec::new(), heard: 0, more: false }
     }
 
@@ -310,7 +310,7 @@ impl List {
         Select { limit, ..select.clone() }
     }
 
-    fn take(&mut self, line: Line) {
+    pub(super) fn take(&mut self, line: Line) {
         self.heard += 1;
         if self.json {
             if writeln!(std::io::stdout(), "{}", render::json(&line)).is_err() {
@@ -329,7 +329,7 @@ impl List {
     }
 
     /// Writes the text; `nothing` where there is none.
-    fn end(&self, nothing: &str) {
+    pub(super) fn end(&self, nothing: &str) {
         if self.json {
             return;
         }
@@ -343,7 +343,7 @@ impl List {
     }
 }
 
-fn not_running() -> Ended {
+pub(super) fn not_running() -> Ended {
     eprintln!("pointsman: the daemon is not running; start it with `pointsman serve`");
     Ended::NotRunning
 }
@@ -378,7 +378,7 @@ impl Source {
 }
 
 /// The socket of the daemon, where one answers.
-fn daemon(config: &Path) -> anyhow::Result<Option<PathBuf>> {
+pub(super) fn daemon(config: &Path) -> anyhow::Result<Option<PathBuf>> {
     let socket = control::socket_path(&data_dir(config)?);
     match UnixStream::connect(&socket) {
         Ok(_) => Ok(Some(socket)),
@@ -394,7 +394,7 @@ fn data_dir(config: &Path) -> anyhow::Result<PathBuf> {
     Config::data_dir(config).map_err(|report| anyhow::anyhow!("{}", report.render(false)))
 }
 
-fn ask_daemon(socket: &Path, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
+pub(super) fn ask_daemon(socket: &Path, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
     let mut stream = UnixStream::connect(socket).context("the daemon is gone")?;
     let mut text = serde_json::to_string(request)?;
     text.push('\n');
@@ -441,7 +441,12 @@ fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> 
                 let rows = store.refused(&select.refused(now).map_err(wrong)?)?;
                 rows.into_iter().for_each(|row| take(Line::Refused(Box::new(row.into()))));
             }
-            Request::Operate { .. } | Request::Status => bail!("the daemon is not running"),
+            Request::Operate { .. }
+            | Request::Status
+            | Request::Audit { .. }
+            | Request::Pause { .. }
+            | Request::Resume { .. }
+            | Request::Drain => bail!("the daemon is not running"),
         }
         Ok(())
     })

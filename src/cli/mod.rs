@@ -15,6 +15,7 @@ mod explain;
 mod render;
 mod serve;
 mod standin;
+mod steer;
 
 /// An inbound SMTP router for routing-only addresses.
 #[derive(Debug, Parser)]
@@ -47,6 +48,14 @@ enum Command {
     Trace(ask::TraceArgs),
     /// How the daemon is doing
     Status(Output),
+    /// Let the legs of a route wait; mail is accepted all the same
+    Pause(steer::PauseArgs),
+    /// Let the legs of a paused route go on
+    Resume(steer::ResumeArgs),
+    /// Take no more mail, deliver what there is, and end when nothing is left
+    Drain(Output),
+    /// Commands that acted: who gave them, when, and what came of it
+    Audit(steer::AuditArgs),
 }
 
 /// How a command prints.
@@ -92,6 +101,10 @@ pub fn run() -> ExitCode {
         Command::Quarantine(command) => ask::quarantine(&cli.config, command),
         Command::Trace(args) => ask::trace(&cli.config, args),
         Command::Status(output) => ask::status(&cli.config, output.json),
+        Command::Pause(args) => steer::pause(&cli.config, args),
+        Command::Resume(args) => steer::resume(&cli.config, args),
+        Command::Drain(output) => steer::drain(&cli.config, *output),
+        Command::Audit(args) => steer::audit(&cli.config, args),
     };
     match ended {
         Ok(ended) => ended.into(),

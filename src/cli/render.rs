@@ -19,6 +19,7 @@ pub(super) fn json(line: &Line) -> String {
             serde_json::to_string(&object)
         }),
         Line::Status(status) => serde_json::to_string(status),
+        Line::Told { object, .. } => serde_json::to_string(object),
         Line::End(_) | Line::Error(_) => Ok(String::new()),
     };
     let object = object.expect("a view is JSON");
@@ -51,6 +52,7 @@ pub(super) fn text(lines: &[Line]) -> String {
             }
             Line::Refused(refused) => out.push_str(&refusal(refused)),
             Line::Status(status) => out.push_str(&state_of_daemon(status)),
+            Line::Told { text, .. } => out.push_str(text),
         }
     }
     out
@@ -63,7 +65,9 @@ fn table_row(line: &Line) -> Option<[String; 7]> {
         Line::Leg(leg) => (leg, note(leg)),
         Line::Operated { leg, result, note } if note.is_empty() => (leg, result.clone()),
         Line::Operated { leg, result, note } => (leg, format!("{result}: {note}")),
-        Line::Message(_) | Line::Refused(_) | Line::Status(_) | Line::End(_) | Line::Error(_) => return None,
+        Line::Message(_) | Line::Refused(_) | Line::Status(_) | Line::Told { .. } | Line::End(_) | Line::Error(_) => {
+            return None;
+        }
     };
     let target = leg.target_name.clone().unwrap_or_else(|| leg.target.clone());
     Some([
@@ -85,6 +89,9 @@ fn note(leg: &LegView) -> String {
     }
     if let Some(due) = &leg.due {
         parts.push(format!("due {due}"));
+    }
+    if let Some(paused) = &leg.paused {
+        parts.push(format!("route paused {paused}"));
     }
     match (&leg.reply, leg.detail.is_empty()) {
         (Some(reply), _) if leg.state != "delivered" => parts.push(quoted(reply).to_string()),
@@ -201,6 +208,9 @@ fn tell_action(action: &ActionView) -> String {
 fn what_next(leg: &LegView) -> String {
     match (leg.state.as_str(), &leg.due, leg.in_flight) {
         (_, _, true) if leg.ended.is_none() => "; an attempt is under way".to_owned(),
+        (_, Some(_), _) if leg.paused.is_some() => {
+            format!("; its route is paused {}", leg.paused.as_deref().unwrap_or_default())
+        }
         (_, Some(due), _) if leg.ended.is_none() => format!("; next attempt {due}"),
         ("held" | "quarantined", None, _) => "; waits for an operator".to_owned(),
         (_, _, _) => match leg.dsn.as_deref() {
@@ -221,6 +231,7 @@ fn refusal(refused: &RefusedView) -> String {
 fn state_of_daemon(status: &StatusView) -> String {
     let mut out = String::new();
     let ready = match &status.not_ready {
+        _ if status.draining => "drains: takes no mail, and ends when nothing is left to deliver".to_owned(),
         None => "takes mail".to_owned(),
         Some(why) => format!("takes no mail: {why}"),
     };
@@ -228,6 +239,17 @@ fn state_of_daemon(status: &StatusView) -> String {
     let _ =
         writeln!(out, "listeners {}; admin {}", status.listeners.join(", "), status.admin.as_deref().unwrap_or("off"));
     let _ = writeln!(out, "rule set {}; {} sessions", status.rule_set, status.sessions);
+    let _ = writeln!(
+        out,
+        "data in {}, {} MiB free, new mail down to {} MiB; process {}",
+        status.data,
+        status.data_free_bytes >> 20,
+        status.min_free_bytes >> 20,
+        status.pid
+    );
+    if let Some(expires) = &status.certificate_expires {
+        let _ = writeln!(out, "certificate expires {expires}");
+    }
     if status.open.is_empty() {
         out.push_str("no open legs\n");
     }
@@ -237,6 +259,11 @@ fn state_of_daemon(status: &StatusView) -> String {
             "route {}: {} {}, the oldest for {} s",
             open.route, open.legs, open.state, open.oldest_seconds
         );
+    }
+    for pause in &status.paused {
+        let word = |key: &str| pause[key].as_str().unwrap_or("somebody resumes it").to_owned();
+        let (route, since, until, by) = (word("route"), word("since"), word("until"), word("by"));
+        let _ = writeln!(out, "route {route}: paused since {since} by {by}, until {until}");
     }
     for lane in &status.backing_off {
         let until = lane.until.as_deref().unwrap_or("a leg is due");

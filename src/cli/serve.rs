@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::Ended;
+use crate::admin::drain::End;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::daemon::{self, Daemon};
@@ -39,8 +40,14 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
             early = &mut signalled => return early.map(|()| Ended::Done),
             started = Daemon::start(config, std::sync::Arc::new(SystemClock::new()), inherited) => started?,
         };
-        signalled.await?;
+        let ended = tokio::select! {
+            signal = signalled => signal.map(|()| Ended::Done),
+            end = daemon.ended() => Ok(match end {
+                End::Drained => Ended::Done,
+                End::Fault => Ended::Findings,
+            }),
+        };
         daemon.drain().await;
-        Ok(Ended::Done)
+        ended
     })
 }

@@ -320,12 +320,12 @@ impl Incoming {
     }
 }
 
-/// Tells a client that there is no room, and closes.
-pub(super) async fn turn_away(mut stream: TcpStream) {
-    let mut reply = Vec::new();
-    reply::TOO_MANY_CONNECTIONS.write(&mut reply);
+/// Tells a client why there is no session, and closes.
+pub(super) async fn turn_away(mut stream: TcpStream, reply: Reply) {
+    let mut octets = Vec::new();
+    reply.write(&mut octets);
     // It is told if it listens; there is no session to protect.
-    let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, stream.write_all(&reply)).await;
+    let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, stream.write_all(&octets)).await;
 }
 
 /// What the rules say about a recipient while the message is still unknown.

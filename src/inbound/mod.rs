@@ -109,6 +109,8 @@ pub struct Inbound {
     sessions: AtomicUsize,
     /// Turns true when no further mail is taken.
     draining: watch::Sender<bool>,
+    /// Turns true when no further connection is taken either.
+    closing: watch::Sender<bool>,
 }
 
 /// The parts that a conductor is made of.
@@ -136,6 +138,7 @@ impl Inbound {
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             draining: watch::Sender::new(false),
+            closing: watch::Sender::new(false),
         })
     }
 
@@ -154,11 +157,11 @@ impl Inbound {
     /// Accepts connections until [`Inbound::drain`]; one task each.
     pub async fn listen(self: Arc<Self>, listener: TcpListener, name: String, tls: ListenerTls) {
         let name: Arc<str> = name.into();
-        let mut draining = self.draining.subscribe();
+        let mut closing = self.closing.subscribe();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = draining.wait_for(|&on| on) => return,
+                _ = closing.wait_for(|&on| on) => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -175,10 +178,14 @@ impl Inbound {
     fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>, tls: ListenerTls) {
         // Replies are small and awaited: Nagle's algorithm would only delay them. Where it fails nothing is lost.
         let _ = stream.set_nodelay(true);
-        let place = Place::take(self.clone());
+        // While we drain, who comes is told to come back: a closed port may be held open by whoever starts us.
+        let (place, reply) = match self.is_draining() {
+            true => (None, reply::SHUTTING_DOWN),
+            false => (Place::take(self.clone()), reply::TOO_MANY_CONNECTIONS),
+        };
         if place.is_none() {
-            events::connection_refused(&listener, peer.ip(), &reply::TOO_MANY_CONNECTIONS);
-            tokio::spawn(connection::turn_away(stream));
+            events::connection_refused(&listener, peer.ip(), &reply);
+            tokio::spawn(connection::turn_away(stream, reply));
             return;
         }
         tokio::spawn(async move {
@@ -202,9 +209,21 @@ impl Inbound {
         events::session_closed(listener, peer.ip(), why);
     }
 
+    /// Takes no further mail: new connections and idle sessions are told 421, open transactions may finish.
+    pub fn stop_taking(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether no further mail is taken.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
     /// Takes no further connections, tells idle sessions 421 and lets open transactions finish, for `grace` at most.
     pub async fn drain(&self, grace: Duration) {
-        self.draining.send_replace(true);
+        self.closing.send_replace(true);
+        self.stop_taking();
         let all_gone = async {
             while self.sessions() > 0 {
                 tokio::time::sleep(DRAIN_LOOK).await;

@@ -4,7 +4,8 @@
 //! committed as ours and put into the slot. Without a slot the leg is committed ownerless and due, and the route is
 //! woken to claim it. A leg in a lane is owned: whoever takes the receiver must attempt or release what is in it.
 //!
-//! A lane also says whether its route backs off and why, for `status`, and carries an operator's word back to it.
+//! A lane also says whether its route backs off and why, for `status`, and carries an operator's word back to it: to
+//! try at once, or to pause.
 //! An operator may want to move a leg that only waits. [`Handover::recall`] has the lane's feeder give back to the
 //! store whatever waits in memory, and take nothing more until the operator is done.
 
@@ -27,6 +28,9 @@ pub struct Handover {
 struct Lane {
     sender: mpsc::Sender<OwnedLeg>,
     receiver: Mutex<Option<mpsc::Receiver<OwnedLeg>>>,
+    /// The route backs off, or the daemon drains.
+    closed: AtomicBool,
+    /// An operator paused the route.
     paused: AtomicBool,
     due: Arc<Notify>,
     trouble: Mutex<Option<Trouble>>,
@@ -94,6 +98,7 @@ impl Handover {
             Arc::new(Lane {
                 sender,
                 receiver: Mutex::new(Some(receiver)),
+                closed: AtomicBool::new(false),
                 paused: AtomicBool::new(false),
                 due: Arc::new(Notify::new()),
                 trouble: Mutex::default(),
@@ -107,10 +112,7 @@ impl Handover {
     /// A place in the route's lane. `None`: no such route, the lane is full or paused, or its receiver is gone.
     #[must_use]
     pub fn reserve(&self, route: &str) -> Option<Slot> {
-        let lane = self.lane(route)?;
-        if lane.paused.load(Ordering::Relaxed) {
-            return None;
-        }
+        let lane = self.lane(route).filter(|lane| lane.takes_legs())?;
         lane.sender.clone().try_reserve_owned().ok().map(|place| Slot { place })
     }
 
@@ -120,10 +122,7 @@ impl Handover {
         if let Some(slot) = self.reserve(route) {
             return Some(slot);
         }
-        let lane = self.lane(route)?;
-        if lane.paused.load(Ordering::Relaxed) {
-            return None;
-        }
+        let lane = self.lane(route).filter(|lane| lane.takes_legs())?;
         let place = tokio::time::timeout(patience, lane.sender.clone().reserve_owned()).await;
         place.ok()?.ok().map(|place| Slot { place })
     }
@@ -167,14 +166,14 @@ impl Handover {
     /// Closes the lane to new legs: the daemon drains.
     pub fn close(&self, route: &str) {
         if let Some(lane) = self.lane(route) {
-            lane.paused.store(true, Ordering::Relaxed);
+            lane.closed.store(true, Ordering::Relaxed);
         }
     }
 
     /// Closes the lane to new legs, until [`Handover::reopen`]: the route backs off.
     pub fn back_off(&self, route: &str, trouble: Trouble) {
         if let Some(lane) = self.lane(route) {
-            lane.paused.store(true, Ordering::Relaxed);
+            lane.closed.store(true, Ordering::Relaxed);
             *lane.trouble.lock().expect("no code panics while it holds this lock") = Some(trouble);
         }
     }
@@ -182,9 +181,40 @@ impl Handover {
     /// The route is reached again.
     pub fn reopen(&self, route: &str) {
         if let Some(lane) = self.lane(route) {
-            lane.paused.store(false, Ordering::Relaxed);
+            lane.closed.store(false, Ordering::Relaxed);
             *lane.trouble.lock().expect("no code panics while it holds this lock") = None;
         }
+    }
+
+    /// An operator pauses the route: nothing is handed over or claimed, and what waits in memory goes back to the store.
+    /// What is being sent goes on.
+    pub fn pause(&self, route: &str) {
+        self.set_paused(route, true);
+    }
+
+    /// The route goes on.
+    pub fn resume(&self, route: &str) {
+        self.set_paused(route, false);
+    }
+
+    fn set_paused(&self, route: &str, paused: bool) {
+        if let Some(lane) = self.lane(route) {
+            lane.paused.store(paused, Ordering::Relaxed);
+            lane.due.notify_one();
+        }
+    }
+
+    /// Whether an operator paused the route.
+    #[must_use]
+    pub fn is_paused(&self, route: &str) -> bool {
+        self.lane(route).is_some_and(|lane| lane.paused.load(Ordering::Relaxed))
+    }
+
+    /// Each route, and whether it stands still: paused by an operator, or backing off.
+    #[must_use]
+    pub fn standing(&self) -> Vec<(String, bool)> {
+        let lanes = self.lanes.read().expect("no code panics while it holds this lock");
+        lanes.iter().map(|(route, lane)| (route.clone(), !lane.takes_legs())).collect()
     }
 
     /// The routes that back off, by name.
@@ -224,6 +254,12 @@ impl Handover {
 
     fn lane(&self, route: &str) -> Option<Arc<Lane>> {
         self.lanes.read().expect("no code panics while it holds this lock").get(route).cloned()
+    }
+}
+
+impl Lane {
+    fn takes_legs(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed) && !self.paused.load(Ordering::Relaxed)
     }
 }
 
@@ -299,6 +335,19 @@ mod tests {
         assert!(handover.take_probe("crm") && !handover.take_probe("crm"));
         handover.reopen("crm");
         assert!(handover.reserve("crm").is_some() && handover.troubles().is_empty());
+    }
+
+    #[test]
+    fn a_pause_and_a_back_off_do_not_end_each_other() {
+        let handover = Handover::new(["crm".to_owned()], 2);
+        handover.pause("crm");
+        handover.back_off("crm", Trouble { until: Timestamp(5_000), why: "connection refused".into() });
+        handover.reopen("crm");
+        assert!(handover.is_paused("crm") && handover.reserve("crm").is_none());
+        assert_eq!(handover.standing(), [("crm".to_owned(), true)]);
+        handover.resume("crm");
+        assert!(handover.reserve("crm").is_some());
+        assert_eq!(handover.standing(), [("crm".to_owned(), false)]);
     }
 
     #[tokio::test]

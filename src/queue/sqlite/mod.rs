@@ -48,6 +48,8 @@ mod commit;
 mod settle;
 mod claim;
 mod operate;
+mod pause;
+mod audit;
 mod sweep;
 mod refused;
 mod read;
@@ -56,16 +58,19 @@ mod housekeeper;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditFilter, AuditRow};
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
 pub use refused::RefusedFilter;
-pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, ROWS_MAX};
+pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, PauseRow, ROWS_MAX};
 
+use audit::{AuditBegin, AuditEnd};
 use claim::Claim;
 use commit::Commit;
 use ground::Ground;
 use operate::Operate;
+use pause::{Pause, Resume};
 use read::{Reader, ReaderLife};
 use schema::SchemaError;
 use settle::{Release, Settle};
@@ -287,6 +292,37 @@ impl SqliteStore {
         at: Timestamp,
     ) -> Result<Vec<Operated>, StoreError> {
         self.ask(Operate { operations, dry_run, by: by.to_owned(), at }).await
+    }
+
+    /// Writes down that a route is paused, or that its pause ends elsewhen: [`crate::queue::handover::Handover::pause`]
+    /// makes it so.
+    pub async fn pause(&self, pause: PauseRow) -> Result<(), StoreError> {
+        self.ask(Pause(pause)).await
+    }
+
+    /// Ends a route's pause; what it was, if there was one.
+    pub async fn resume(&self, route: &str) -> Result<Option<PauseRow>, StoreError> {
+        self.ask(Resume(route.to_owned())).await
+    }
+
+    /// The routes that are paused.
+    pub async fn pauses(&self) -> Result<Vec<PauseRow>, StoreError> {
+        self.questions.ask(pause::pauses).await
+    }
+
+    /// Writes down that a command is about to act. Synced when this returns.
+    pub async fn audit_begin(&self, row: AuditRow) -> Result<i64, StoreError> {
+        self.ask(AuditBegin(row)).await
+    }
+
+    /// Writes down how the command ended.
+    pub async fn audit_end(&self, id: i64, outcome: &str) -> Result<(), StoreError> {
+        self.ask(AuditEnd { id, outcome: outcome.to_owned() }).await
+    }
+
+    /// Commands that acted, newest first.
+    pub async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        self.questions.ask(move |db| audit::audit(db, &filter)).await
     }
 
     /// The legs that the filter chooses.

@@ -36,6 +36,8 @@ pub struct LegRow {
     /// The operator who moved it last.
     pub actor: Option<String>,
     pub rules: Vec<String>,
+    /// An operator paused its route, so that it waits though it may be due.
+    pub paused: Option<PauseRow>,
     /// The last attempt, where one was made.
     pub last: Option<AttemptRow>,
     pub received: Timestamp,
@@ -48,6 +50,16 @@ pub struct LegRow {
     pub subject: String,
     pub message_id: String,
     pub size: u64,
+}
+
+/// A route that an operator paused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseRow {
+    pub route: String,
+    pub since: Timestamp,
+    /// `None`: until somebody resumes it.
+    pub until: Option<Timestamp>,
+    pub actor: String,
 }
 
 /// One attempt.
@@ -230,8 +242,10 @@ pub(super) fn legs(db: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Leg
     let index = if filter.only_open() && filter.message.is_none() { "INDEXED BY leg_open" } else { "" };
     let question = format!(
         "SELECT leg.*, message.received, message.listener, message.client, message.helo,
-                message.sender AS message_sender, message.header_from, message.subject, message.message_id, message.size
+                message.sender AS message_sender, message.header_from, message.subject, message.message_id, message.size,
+                pause.since AS paused_since, pause.until AS paused_until, pause.actor AS paused_by
          FROM leg {index} JOIN message ON message.id = leg.message
+         LEFT JOIN pause ON pause.route = leg.route AND leg.due IS NOT NULL AND leg.ended IS NULL
          WHERE {condition} ORDER BY {order} LIMIT {limit}"
     );
     let mut question = db.prepare_cached(&question)?;
@@ -267,6 +281,7 @@ fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {
         dsn: row.get("dsn")?,
         actor: row.get("actor")?,
         rules: list_from_json(row.get("rules")?),
+        paused: paused_row(row)?,
         last,
         received: Timestamp(row.get("received")?),
         listener: row.get("listener")?,
@@ -278,6 +293,16 @@ fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {
         message_id: row.get("message_id")?,
         size: row.get::<_, i64>("size")? as u64,
     })
+}
+
+fn paused_row(row: &Row<'_>) -> rusqlite::Result<Option<PauseRow>> {
+    let Some(since) = row.get::<_, Option<i64>>("paused_since")? else { return Ok(None) };
+    Ok(Some(PauseRow {
+        route: row.get("route")?,
+        since: Timestamp(since),
+        until: row.get::<_, Option<i64>>("paused_until")?.map(Timestamp),
+        actor: row.get("paused_by")?,
+    }))
 }
 
 /// The columns of an attempt, which a leg has for its last one and the table for the others.

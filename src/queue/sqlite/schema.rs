@@ -50,20 +50,18 @@ pub(super) fn open_writer(path: &Path, synchronous: &str) -> Result<Connection, 
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     if empty {
         db.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {BASE}; COMMIT;"
         ))?;
     }
-    if !empty && version < VERSION {
-        upgrade(&db, version)?;
-    }
+    upgrade(&db, if empty { BASE } else { version })?;
     Ok(db)
 }
 
-/// Brings the tables of an older program to this one's format, all of it or nothing.
+/// Brings the tables of an older program, or new ones, to this one's format: all of it or nothing.
 fn upgrade(db: &Connection, version: i64) -> rusqlite::Result<()> {
-    let mut steps = String::new();
-    if version < 2 {
-        steps.push_str("ALTER TABLE message ADD COLUMN require_tls INTEGER NOT NULL DEFAULT 0;");
+    let steps: String = STEPS.iter().filter(|(next, _)| *next > version).map(|(_, step)| *step).collect();
+    if steps.is_empty() {
+        return Ok(());
     }
     db.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;"))
 }
@@ -72,6 +70,10 @@ fn upgrade(db: &Connection, version: i64) -> rusqlite::Result<()> {
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_WAIT)?;
+    if db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? < 3 {
+        // A queue that an earlier version wrote may be looked at before the daemon has brought it to ours.
+        db.execute_batch(ABSENT_BEFORE_3)?;
+    }
     db.pragma_update(None, "query_only", true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(db)
@@ -92,8 +94,10 @@ pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
 
 // "Pnts". `file(1)` and a careless start in the wrong directory can tell our data base from others.
 const APPLICATION_ID: i64 = 0x506e_7473;
-// 2: message.require_tls.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
+const _: () = assert!(STEPS[STEPS.len() - 1].0 == VERSION);
+// The format that the tables below have; a new file goes on from there.
+const BASE: i64 = 2;
 // Measured with 4 KiB messages: 20,900/s against 16,000/s with pages of 8192, which put more bytes into the log.
 pub(super) const PAGE_SIZE: i64 = 4096;
 const CACHE_KIB: i64 = 8 * 1024;
@@ -216,4 +220,39 @@ CREATE TABLE dedupe (                -- the leg that stands for all its like
     message INTEGER NOT NULL,
     n INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// What each version added, in order. An older program refuses a newer file.
+const STEPS: &[(i64, &str)] = &[
+    (2, "ALTER TABLE message ADD COLUMN require_tls INTEGER NOT NULL DEFAULT 0;"),
+    (
+        3,
+        "
+CREATE TABLE pause (                 -- routes that an operator paused
+    route TEXT PRIMARY KEY,
+    since INTEGER NOT NULL,
+    until INTEGER,                   -- NULL: until somebody resumes it
+    actor TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit (                 -- commands that acted, by whom
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    uid INTEGER,                     -- of the socket's peer
+    pid INTEGER,
+    user TEXT,
+    action TEXT NOT NULL,
+    chosen TEXT NOT NULL,            -- on what
+    outcome TEXT                     -- NULL: under way, or cut off
+) STRICT;
+
+ALTER TABLE leg ADD COLUMN errand TEXT; -- 'rcpt': a probe that ends at the answer to RCPT; NULL: delivery
+",
+    ),
+];
+
+/// For questions to an older file: nothing was paused, nobody was recorded.
+const ABSENT_BEFORE_3: &str = "
+CREATE TEMP TABLE pause (route TEXT PRIMARY KEY, since INTEGER, until INTEGER, actor TEXT);
+CREATE TEMP TABLE audit (id INTEGER PRIMARY KEY, at, uid, pid, user, action, chosen, outcome);
 ";
