@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::address::Mailbox;
@@ -19,9 +20,11 @@ use crate::admin::control::{self, Control};
 use crate::admin::drain::{End, Ending};
 use crate::admin::http::{self, Health, Metrics};
 use crate::admin::pause;
+use crate::admin::probe::Door;
 use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, Listener};
+use crate::contain::{contain, supervise, trip};
 use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
@@ -66,8 +69,7 @@ impl Daemon {
         let listen::Open { listeners, admin } = listen::open(inherited, &config).await?;
         let control_socket = control::bind(&config.data)?;
 
-        let resolver = Resolver::new(&config.dns_servers).context("cannot set up the DNS resolver")?;
-        let dns: Arc<dyn Dns> = Arc::new(Cache::new(resolver));
+        let dns = open_dns(&config)?;
         let chance = Arc::new(Chance::from_system());
         let ids = Arc::new(Ids::after(store.max_message_id().await?));
         let parts = Parts {
@@ -100,41 +102,25 @@ impl Daemon {
             handover,
             hostname: config.hostname.clone(),
             listeners: addresses.iter().map(SocketAddr::to_string).collect(),
+            doors: doors(&config.listeners, &addresses),
             admin: admin_address.map(|address| address.to_string()),
             started: clock.now(),
             data: config.data.clone(),
             min_free: config.queue.min_free,
             ending: Arc::clone(&ending),
         };
-        let mut tasks = vec![tokio::spawn(Arc::new(control).serve(control_socket))];
-        tasks.push(tokio::spawn(housekeeping(metrics.clone(), Arc::clone(&store), Arc::clone(&inbound))));
-        if let Some(admin) = admin {
-            tasks.push(tokio::spawn(http::serve(admin, Arc::new(health(metrics, &store, &inbound)))));
-        }
-        if let Some(server) = certificate {
-            let names = config.listeners.iter().filter(|listener| listener.tls != ListenerTls::Off);
-            let names = names.map(|listener| listener.name.clone()).collect();
-            // Where signals cannot be heard the files are still looked at.
-            let hang_up = signal(SignalKind::hangup()).ok();
-            tasks.push(tokio::spawn(keep_certificate(server, names, Arc::clone(&clock), hang_up)));
-        }
-        for ((name, listener), configured) in listeners.into_iter().zip(&config.listeners) {
-            tasks.push(tokio::spawn(Arc::clone(&inbound).listen(listener, name, configured.tls)));
-        }
+        let mut tasks = Tasks { tasks: Vec::new(), inbound: &inbound, store: &store, ending: &ending };
+        tasks.beside_the_mail(metrics, (control, control_socket), admin);
+        tasks.watch_feeders(outbound.faulted());
+        tasks.keep_certificate(certificate, &config.listeners);
+        tasks.listen(listeners, &config.listeners);
+        let mut tasks = tasks.tasks;
         write_addresses(&config.data, &addresses, admin_address)?;
         tasks.push(tokio::spawn(supervisor::keep_alive()));
         events::serving(&format!("{addresses:?}"), admin_address);
         supervisor::ready("taking mail");
-        Ok(Daemon {
-            inbound,
-            outbound,
-            store,
-            tasks,
-            ending,
-            data: config.data,
-            listeners: addresses,
-            admin: admin_address,
-        })
+        let (data, listeners) = (config.data, addresses);
+        Ok(Daemon { inbound, outbound, store, tasks, ending, data, listeners, admin: admin_address })
     }
 
     /// Waits until a part of it says that it is to end, and why.
@@ -179,6 +165,52 @@ impl Daemon {
         };
         // What is still queued then is told as it stands.
         let _ = tokio::time::timeout(limit, none_queued).await;
+    }
+}
+
+/// The daemon's own tasks. What panics in one is contained, and begun anew where that is possible.
+struct Tasks<'a> {
+    tasks: Vec<JoinHandle<()>>,
+    inbound: &'a Arc<Inbound>,
+    store: &'a Arc<SqliteStore>,
+    ending: &'a Arc<Ending>,
+}
+
+impl Tasks<'_> {
+    fn beside_the_mail(&mut self, metrics: Metrics, control: (Control, UnixListener), admin: Option<TcpListener>) {
+        let (control, socket) = (Arc::new(control.0), Arc::new(control.1));
+        let serve = move || Arc::clone(&control).serve(Arc::clone(&socket));
+        self.tasks.push(tokio::spawn(supervise("control", serve)));
+        let (store, inbound, ending) = (Arc::clone(self.store), Arc::clone(self.inbound), Arc::clone(self.ending));
+        let house = metrics.clone();
+        let keep = move || housekeeping(house.clone(), Arc::clone(&store), Arc::clone(&inbound), Arc::clone(&ending));
+        self.tasks.push(tokio::spawn(supervise("housekeeping", keep)));
+        if let Some(admin) = admin {
+            let serve = http::serve(admin, Arc::new(health(metrics, self.store, self.inbound)));
+            self.tasks.push(tokio::spawn(ends_with("http", serve, Arc::clone(self.ending))));
+        }
+    }
+
+    fn watch_feeders(&mut self, faulted: watch::Receiver<bool>) {
+        self.tasks.push(tokio::spawn(watch_feeders(faulted, Arc::clone(self.ending))));
+    }
+
+    fn keep_certificate(&mut self, server: Option<Arc<tls::Server>>, listeners: &[Listener]) {
+        let Some(server) = server else { return };
+        let names = listeners.iter().filter(|listener| listener.tls != ListenerTls::Off);
+        let names: Vec<String> = names.map(|listener| listener.name.clone()).collect();
+        let clock = Arc::clone(&self.inbound.clock);
+        let keep = move || keep_certificate(Arc::clone(&server), names.clone(), Arc::clone(&clock));
+        self.tasks.push(tokio::spawn(supervise("certificate", keep)));
+    }
+
+    fn listen(&mut self, sockets: Vec<(String, TcpListener)>, listeners: &[Listener]) {
+        for ((name, socket), Listener { tls, .. }) in sockets.into_iter().zip(listeners) {
+            let (inbound, socket, name, tls) =
+                (Arc::clone(self.inbound), Arc::new(socket), Arc::<str>::from(name), *tls);
+            let listen = move || Arc::clone(&inbound).listen(Arc::clone(&socket), Arc::clone(&name), tls);
+            self.tasks.push(tokio::spawn(supervise("listener", listen)));
+        }
     }
 }
 
@@ -235,6 +267,7 @@ fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruli
         rules: Arc::clone(&config.rules),
         routes: config.routes.clone(),
         legs_max: limits.legs,
+        client_sessions_max: limits.sessions_per_client,
         balancers: config.listeners.iter().map(|listener| (listener.name.clone(), listener.proxy.clone())).collect(),
         tls,
         srs: config.srs.clone(),
@@ -264,12 +297,9 @@ fn open_certificate(config: &Config, now: Timestamp) -> anyhow::Result<Option<Ar
 }
 
 /// Reads the certificate anew when its files change, as a renewal leaves them, and at SIGHUP.
-async fn keep_certificate(
-    server: Arc<tls::Server>,
-    listeners: Vec<String>,
-    clock: Arc<dyn Clock>,
-    mut hang_up: Option<Signal>,
-) {
+async fn keep_certificate(server: Arc<tls::Server>, listeners: Vec<String>, clock: Arc<dyn Clock>) {
+    // Where signals cannot be heard the files are still looked at.
+    let mut hang_up = signal(SignalKind::hangup()).ok();
     let tell_expiry = |expires| listeners.iter().for_each(|name| events::certificate_expiry(name, expires));
     let mut seen = stamps(server.files());
     tell_expiry(server.expires());
@@ -313,6 +343,16 @@ fn checker(config: &Config, dns: &Arc<dyn Dns>) -> anyhow::Result<Option<Arc<Che
     Ok(Some(Arc::new(Checker::new(Arc::clone(dns))?)))
 }
 
+fn open_dns(config: &Config) -> anyhow::Result<Arc<dyn Dns>> {
+    let resolver = Resolver::new(&config.dns_servers).context("cannot set up the DNS resolver")?;
+    Ok(Arc::new(Cache::new(resolver)))
+}
+
+fn doors(listeners: &[Listener], addresses: &[SocketAddr]) -> Vec<Door> {
+    let all = listeners.iter().zip(addresses);
+    all.map(|(listener, address)| Door { name: listener.name.clone(), address: *address, tls: listener.tls }).collect()
+}
+
 fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) -> Health {
     let (for_gauges, for_ready) = (Arc::clone(store), Arc::clone(store));
     let (lanes, taking) = (Arc::clone(&inbound.handover), Arc::clone(inbound));
@@ -335,9 +375,14 @@ fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) ->
 }
 
 /// What is due every few seconds beside the mail.
-async fn housekeeping(metrics: Metrics, store: Arc<SqliteStore>, inbound: Arc<Inbound>) {
+async fn housekeeping(metrics: Metrics, store: Arc<SqliteStore>, inbound: Arc<Inbound>, ending: Arc<Ending>) {
     let mut known: Vec<(String, State)> = Vec::new();
     loop {
+        trip("housekeeping");
+        if !store.is_alive() {
+            events::ends_by_fault("the queue's writer");
+            ending.end(End::Fault);
+        }
         metrics.upkeep();
         if let Ok(oldest) = store.oldest().await {
             report_oldest(&mut known, oldest, inbound.clock.now());
@@ -345,6 +390,23 @@ async fn housekeeping(metrics: Metrics, store: Arc<SqliteStore>, inbound: Arc<In
         // Where the store cannot, the next round can.
         let _ = pause::keep(&store, &inbound.handover, inbound.clock.now()).await;
         tokio::time::sleep(HOUSEKEEPING).await;
+    }
+}
+
+/// For a part that cannot be begun anew: with it the daemon ends.
+async fn ends_with(part: &'static str, work: impl Future<Output = ()>, ending: Arc<Ending>) {
+    if contain(part, work).await.is_err() {
+        events::ends_by_fault(part);
+        ending.end(End::Fault);
+    }
+}
+
+/// A feeder that panicked leaves its route standing still, and its legs to the next start.
+async fn watch_feeders(mut faulted: watch::Receiver<bool>, ending: Arc<Ending>) {
+    // An error means that the way out has ended in its own time.
+    if faulted.wait_for(|&faulted| faulted).await.is_ok() {
+        events::ends_by_fault("the feeder of a route");
+        ending.end(End::Fault);
     }
 }
 

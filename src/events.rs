@@ -25,8 +25,12 @@ pub fn session_opened(listener: &str) {
     gauge!("pointsman_sessions", "listener" => listener.to_owned()).increment(1.0);
 }
 
-pub fn session_closed(listener: &str, client: IpAddr, why: &str) {
+pub fn session_closed(listener: &str) {
     gauge!("pointsman_sessions", "listener" => listener.to_owned()).decrement(1.0);
+}
+
+/// How a session ended.
+pub fn session_ended(listener: &str, client: IpAddr, why: &str) {
     debug!(event = "session", listener, %client, why);
 }
 
@@ -289,11 +293,6 @@ pub fn domain_reopened(route: &str, domain: &str) {
     info!(event = "domain-reached-again", route, domain);
 }
 
-/// A worker's task panicked; its leg goes back to the queue.
-pub fn worker_panicked(route: &str) {
-    tracing::error!(event = "worker-panicked", route, "a relay worker panicked, its leg goes back to the queue");
-}
-
 /// The way out cannot use the store; it tries again.
 pub fn outbound_store_failed(route: &str, what: &'static str, error: &dyn Display) {
     tracing::error!(event = "store-failed", route, what, %error);
@@ -380,6 +379,28 @@ pub fn without_function(what: &[String]) {
 /// An operator changed legs over the control socket; `chosen` says how they were, as the command line would.
 pub fn operated(by: &str, action: &str, chosen: &str, legs: usize) {
     info!(event = "operator", by, action, chosen = %quoted(chosen), legs);
+}
+
+/// A panic, in the words of whoever panicked. Where it was contained is counted by [`panicked`].
+pub fn panic(text: &str, at: &str) {
+    tracing::error!(event = "panic", text = %quoted(text), at, "a fault of ours: please report it");
+}
+
+/// A panic of this part was contained: it goes on, or is begun anew.
+pub fn panicked(place: &'static str) {
+    counter!("pointsman_panics_total", "place" => place).increment(1);
+    tracing::error!(event = "panicked", place);
+}
+
+/// A part that cannot be begun anew has ended: the daemon ends, for whoever watches over it to start it again.
+pub fn ends_by_fault(what: &str) {
+    tracing::error!(event = "ends-by-fault", what, "a part of the daemon has ended, so it ends: start it again");
+}
+
+/// A leg whose attempt ended in a panic of ours.
+pub fn leg_faulted(leg: &LegId, route: &str, state: &'static str, reason: &'static str) {
+    leg_entered(route, state, reason);
+    warn!(event = "leg-held", %leg, route, reason, detail = "a fault of ours ended its attempt");
 }
 
 /// How a command ended could not be written into the book of commands.

@@ -93,6 +93,14 @@ impl Ids {
     }
 }
 
+/// A word that nobody can guess: 130 bits from the operating system.
+#[must_use]
+pub fn secret_word() -> String {
+    let mut octets = [0u8; 26];
+    aws_lc_rs::rand::fill(&mut octets).expect("the operating system gives random bytes");
+    octets.iter().map(|octet| char::from(ALPHABET[usize::from(octet & 31)])).collect()
+}
+
 /// A stream of dice rolls (splitmix64). Not for secrets.
 pub struct Chance {
     state: AtomicU64,

@@ -46,6 +46,7 @@ pub mod document;
 pub mod scrub;
 pub mod events;
 pub mod log;
+pub mod contain;
 
 // The ground: ports, each with its one real adapter.
 pub mod dns;

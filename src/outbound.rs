@@ -21,12 +21,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::clock::{Clock, Timestamp};
+use crate::contain::{contain, trip};
 use crate::dns::Dns;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
 use crate::queue::handover::{Handover, Recall};
 use crate::queue::schedule::{Jump, JumpWatch};
-use crate::queue::{GivenBack, OwnedLeg, Reason, Settlement, State, Store};
+use crate::queue::{Errand, GivenBack, OwnedLeg, Reason, Settlement, State, Store};
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
 
@@ -76,6 +77,8 @@ pub struct Outbound {
     feeders: JoinSet<()>,
     /// `Some`: drain, and be done by then.
     stop: watch::Sender<Option<Instant>>,
+    /// Turns true when a feeder has panicked.
+    faulted: watch::Sender<bool>,
 }
 
 /// What all lanes share.
@@ -93,6 +96,7 @@ impl Outbound {
     #[must_use]
     pub fn start(ports: Ports, settings: Settings, routes: Vec<Route>) -> Outbound {
         let (stop, _) = watch::channel(None);
+        let faulted = watch::Sender::new(false);
         let mut feeders = JoinSet::new();
         let now = ports.clock.now();
         let greeted = routes.iter().filter_map(|route| route.helo.clone());
@@ -113,10 +117,17 @@ impl Outbound {
                 workers: JoinSet::new(),
                 stop: stop.subscribe(),
             };
-            feeders.spawn(feeder.run());
+            feeders.spawn(watched(feeder.run(), faulted.clone()));
         }
-        feeders.spawn(hold_strays(shared, names, stop.subscribe()));
-        Outbound { feeders, stop }
+        feeders.spawn(watched(hold_strays(shared, names, stop.subscribe()), faulted.clone()));
+        Outbound { feeders, stop, faulted }
+    }
+
+    /// Turns true when a feeder has panicked: its route stands still, and what it had in its hands is freed by the next
+    /// start only.
+    #[must_use]
+    pub fn faulted(&self) -> watch::Receiver<bool> {
+        self.faulted.subscribe()
     }
 
     /// Drains: claims no more, gives back what waits, lets transactions in flight end for up to `grace`, closes
@@ -158,6 +169,12 @@ impl Shared {
     }
 }
 
+async fn watched(work: impl Future<Output = ()>, faulted: watch::Sender<bool>) {
+    if contain("feeder", work).await.is_err() {
+        faulted.send_replace(true);
+    }
+}
+
 /// Brings legs into the lanes of one route and starts their workers.
 struct Feeder {
     route: String,
@@ -181,6 +198,7 @@ impl Feeder {
             if let Some(deadline) = stop {
                 return self.drain(deadline).await;
             }
+            trip("feeder");
             self.release_orphans().await;
             let paused = self.shared.ports.handover.is_paused(&self.route);
             let rest = if paused { self.stand_still().await } else { self.go_on().await };
@@ -274,7 +292,7 @@ impl Feeder {
 
     fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
-            events::worker_panicked(&self.route);
+            events::panicked("worker");
         }
     }
 
@@ -397,13 +415,17 @@ async fn hold_route(shared: &Shared, route: &str) {
     worker::settle(shared, route, &legs, settlements, || false).await;
 }
 
-/// A leg that waits an hour for an administrator to mend the configuration. No attempt was made.
+/// A leg that waits an hour for an administrator to mend the configuration; a probe ends. No attempt was made.
 fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlement {
+    let (state, reason) = match leg.errand {
+        Errand::Deliver => (State::Held, reason),
+        Errand::AskRcpt => (State::Discarded, Reason::Probe),
+    };
     Settlement {
         leg: leg.id,
         epoch: leg.epoch,
         at: now,
-        state: State::Held,
+        state,
         reason,
         detail: detail.to_owned(),
         due: Some(now.after(CONFIGURATION_WAIT)),

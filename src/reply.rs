@@ -134,6 +134,8 @@ fn write_response(response: &Response, out: &mut Vec<u8>) {
 
 pub const TOO_MANY_CONNECTIONS: Reply = Reply::new(421, Enhanced(4, 7, 0), "too many connections, try again later");
 pub const EARLY_TALKER: Reply = Reply::new(554, Enhanced(5, 5, 1), "you spoke before the banner");
+/// A panic of ours ended the session.
+pub const FAULT: Reply = Reply::new(421, Enhanced(4, 3, 0), "local error, closing, try again later");
 pub const SHUTTING_DOWN: Reply = Reply::new(421, Enhanced(4, 3, 2), "shutting down, try again later");
 pub const TIMEOUT: Reply = Reply::new(421, Enhanced(4, 4, 2), "timeout, closing");
 pub const TOO_MANY_ERRORS: Reply = Reply::new(421, Enhanced(4, 7, 0), "too many errors, closing");

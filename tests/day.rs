@@ -132,6 +132,7 @@ impl World {
             rules,
             routes: routes.clone(),
             legs_max: 10,
+            client_sessions_max: 50,
             balancers: BTreeMap::new(),
             tls: None,
         };

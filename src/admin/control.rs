@@ -22,8 +22,10 @@ use super::operate::{self, Operator, Prepared, Told};
 use super::pages::{Messages, Pages};
 use super::pause;
 use super::peer::Peer;
+use super::probe::{Door, Wanted};
 use super::view::{BackOffView, LegView, MessageView, OpenView, RefusedView, Select, StatusView};
 use crate::clock::{Clock, Timestamp};
+use crate::contain::{contain, trip};
 use crate::events;
 use crate::id::MessageId;
 use crate::inbound::Inbound;
@@ -69,6 +71,12 @@ pub enum Request {
     },
     Resume {
         route: String,
+    },
+    /// One message of our own, through a listener.
+    Probe {
+        alias: String,
+        sender: Option<String>,
+        to_crm: bool,
     },
     /// No new mail; deliver what there is, and end.
     Drain,
@@ -131,6 +139,7 @@ pub struct Control {
     pub handover: Arc<Handover>,
     pub hostname: String,
     pub listeners: Vec<String>,
+    pub doors: Vec<Door>,
     pub admin: Option<String>,
     pub started: Timestamp,
     pub data: PathBuf,
@@ -161,14 +170,14 @@ pub fn bind(data: &Path) -> anyhow::Result<UnixListener> {
 
 impl Control {
     /// Answers until the task is dropped.
-    pub async fn serve(self: Arc<Self>, listener: UnixListener) {
+    pub async fn serve(self: Arc<Self>, listener: Arc<UnixListener>) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let control = Arc::clone(&self);
                     tokio::spawn(async move {
                         // The asker may hang up before he has heard all; there is nobody left to tell.
-                        let _ = control.answer(stream).await;
+                        let _ = contain("control", control.answer(stream)).await;
                     });
                 }
                 Err(error) => {
@@ -200,6 +209,7 @@ impl Control {
     }
 
     async fn perform(&self, asker: &mut Asker, request: Request, peer: &Peer) -> Result<(), Stop> {
+        trip("control");
         let now = self.clock.now();
         match request {
             Request::Legs { select, scope } => {
@@ -249,6 +259,10 @@ impl Control {
                 self.pause(asker, peer, (&route, duration.as_deref()), now).await?;
             }
             Request::Resume { route } => self.resume(asker, peer, &route).await?,
+            Request::Probe { alias, sender, to_crm } => {
+                let wanted = Wanted { alias: &alias, sender: sender.as_deref(), to_crm };
+                self.probe(asker, peer, wanted).await?;
+            }
             Request::Drain => self.drain(asker, peer).await?,
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! an operator and stays in the queue for the next start. Once begun it goes on, whether the asker listens or not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -32,11 +32,29 @@ pub enum End {
 pub struct Ending {
     end: watch::Sender<Option<End>>,
     draining: AtomicBool,
+    /// Askers who follow the drain and have not heard its end yet.
+    followers: AtomicUsize,
+}
+
+/// One of them.
+struct Follower<'a>(&'a AtomicUsize);
+
+impl<'a> Follower<'a> {
+    fn new(followers: &'a AtomicUsize) -> Follower<'a> {
+        followers.fetch_add(1, Ordering::Relaxed);
+        Follower(followers)
+    }
+}
+
+impl Drop for Follower<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Ending {
     fn default() -> Ending {
-        Ending { end: watch::Sender::new(None), draining: AtomicBool::new(false) }
+        Ending { end: watch::Sender::new(None), draining: AtomicBool::new(false), followers: AtomicUsize::new(0) }
     }
 }
 
@@ -122,6 +140,13 @@ impl Drain {
         while !self.left().is_done() {
             tokio::time::sleep(LOOK).await;
         }
+        // Whoever follows is to hear the last of it; one who does not listen is not waited for.
+        for _ in 0..FAREWELL_LOOKS {
+            if ending.followers.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
         ending.end(End::Drained);
     }
 }
@@ -134,6 +159,7 @@ impl Control {
             store: Arc::clone(&self.store),
             handover: Arc::clone(&self.handover),
         };
+        let _follower = Follower::new(&self.ending.followers);
         if !self.ending.draining.swap(true, Ordering::Relaxed) {
             // A disk on which nothing can be written must not keep the daemon from being stopped.
             let begun = self.audit_begin(peer, "drain", "").await.ok();
@@ -163,6 +189,8 @@ impl Control {
 
 /// Often enough to look alive.
 const LOOK: Duration = Duration::from_millis(250);
+/// Two seconds.
+const FAREWELL_LOOKS: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -86,6 +86,7 @@ fn describe() {
     describe_histogram!("pointsman_delivery_seconds", Unit::Seconds, "From acceptance to the target's 250");
     describe_histogram!("pointsman_commit_seconds", Unit::Seconds, "One group commit of the queue");
     describe_histogram!("pointsman_commit_batch_messages", "Messages in one group commit");
+    describe_counter!("pointsman_panics_total", "Panics that were contained, by the part of the daemon");
     describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
     describe_gauge!("pointsman_build_info", "1, with the version as a label");
 }

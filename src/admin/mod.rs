@@ -9,4 +9,5 @@ pub mod control;
 pub mod audit;
 pub mod pause;
 pub mod drain;
+pub mod probe;
 pub mod http;

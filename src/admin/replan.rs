@@ -227,6 +227,7 @@ mod tests {
             rules: rules(&format!("[alias.'d.example']\naide = {alias}\n")),
             routes: BTreeMap::new(),
             legs_max: 10,
+            client_sessions_max: 50,
             balancers: BTreeMap::new(),
             tls: None,
             auth: None,

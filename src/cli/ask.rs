@@ -446,6 +446,7 @@ fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> 
             | Request::Audit { .. }
             | Request::Pause { .. }
             | Request::Resume { .. }
+            | Request::Probe { .. }
             | Request::Drain => bail!("the daemon is not running"),
         }
         Ok(())

@@ -52,6 +52,8 @@ enum Command {
     Pause(steer::PauseArgs),
     /// Let the legs of a paused route go on
     Resume(steer::ResumeArgs),
+    /// Send one real message through a listener, and follow it: to the CRM's answer to RCPT, or with --to-crm all the way
+    Probe(steer::ProbeArgs),
     /// Take no more mail, deliver what there is, and end when nothing is left
     Drain(Output),
     /// Commands that acted: who gave them, when, and what came of it
@@ -103,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Status(output) => ask::status(&cli.config, output.json),
         Command::Pause(args) => steer::pause(&cli.config, args),
         Command::Resume(args) => steer::resume(&cli.config, args),
+        Command::Probe(args) => steer::probe(&cli.config, args),
         Command::Drain(output) => steer::drain(&cli.config, *output),
         Command::Audit(args) => steer::audit(&cli.config, args),
     };

@@ -9,6 +9,7 @@ use super::Ended;
 use crate::admin::drain::End;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::contain;
 use crate::daemon::{self, Daemon};
 use crate::events;
 use crate::listen::Inherited;
@@ -29,6 +30,7 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
     };
     daemon::keep_files_private();
     let _log = log::install(config.log).context("cannot start the log")?;
+    contain::tell_panics();
     events::without_function(&config.inert);
     daemon::raise_descriptor_limit();
     daemon::runtime()?.block_on(async {

@@ -30,6 +30,20 @@ pub(super) struct ResumeArgs {
     output: Output,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    /// The address to write to
+    alias: String,
+    /// Deliver it: a case is opened
+    #[arg(long)]
+    to_crm: bool,
+    /// The envelope's sender; postmaster of the alias's domain otherwise
+    #[arg(long, value_name = "S")]
+    sender: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
 /// Which commands. All that is given must hold.
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
@@ -79,6 +93,34 @@ pub(super) fn tell(config: &Path, request: &Request, output: Output, nothing: &s
     ask_daemon(&socket, request, &mut |line| list.take(line))?;
     list.end(nothing);
     Ok(Ended::Done)
+}
+
+/// Prints what happens as it happens. Findings where the probe did not come through.
+pub(super) fn probe(config: &Path, args: &ProbeArgs) -> anyhow::Result<Ended> {
+    let Some(socket) = daemon(config)? else { return Ok(not_running()) };
+    let ProbeArgs { alias, to_crm, sender, output } = args;
+    let request = Request::Probe { alias: alias.clone(), sender: sender.clone(), to_crm: *to_crm };
+    follow(&socket, &request, *output)
+}
+
+/// Prints each line as it comes; the last one's `ok` says how it ended.
+pub(super) fn follow(socket: &Path, request: &Request, output: Output) -> anyhow::Result<Ended> {
+    let mut ok = false;
+    let mut list = List::new(output.json, 0);
+    ask_daemon(socket, request, &mut |line| {
+        if let Line::Told { object, text } = &line {
+            ok = object["ok"] == true;
+            if !output.json {
+                print!("{text}");
+                // Who reads no more of it does not need it.
+                let _ = std::io::stdout().flush();
+            }
+        }
+        if output.json {
+            list.take(line);
+        }
+    })?;
+    Ok(if ok { Ended::Done } else { Ended::Findings })
 }
 
 /// Follows the drain until the daemon has ended. Who stops following does not stop the drain.

@@ -82,6 +82,8 @@ pub struct Limits {
     pub recipients: usize,
     /// Of one message.
     pub legs: usize,
+    /// Of one client, at one time.
+    pub sessions_per_client: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +176,7 @@ pub fn resolve(
             message_size: raw.message_size.unwrap_or(MESSAGE_SIZE),
             recipients: count(raw.recipients, RECIPIENTS),
             legs: count(raw.legs, LEGS),
+            sessions_per_client: count(raw.sessions_per_client, CLIENT_SESSIONS),
         },
         routes,
         queue: Queue {
@@ -341,6 +344,8 @@ const MESSAGE_SIZE: u64 = 50 * units::MIB;
 const RECIPIENTS: usize = 100;
 /// Twice the recipients: one copy beside each.
 const LEGS: usize = 200;
+/// As Postfix's smtpd_client_connection_count_limit. Large senders open a handful from each of their addresses.
+const CLIENT_SESSIONS: usize = 50;
 /// As Postfix's default_destination_concurrency_limit, which receivers are used to.
 const CONCURRENCY: usize = 20;
 /// Soon at first, since most trouble (greylisting, a restart) is short; then once an hour.

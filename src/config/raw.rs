@@ -28,6 +28,7 @@ pub struct Raw {
     pub message_size: Option<u64>,
     pub recipients: Option<u64>,
     pub legs: Option<u64>,
+    pub sessions_per_client: Option<u64>,
     pub routes: Vec<RawRoute>,
     pub retry: Option<Vec<Duration>>,
     pub expire: Option<Duration>,
@@ -269,6 +270,8 @@ fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
     raw.message_size = message_size.map(|size| size.value);
     raw.recipients = section.take("recipients").and_then(|v| v.integer(1..=RECIPIENTS_MAX)).map(|n| n.value);
     raw.legs = section.take("legs").and_then(|v| v.integer(1..=LEGS_MAX)).map(|n| n.value);
+    let sessions = section.take("sessions-per-client");
+    raw.sessions_per_client = sessions.and_then(|v| v.integer(1..=CLIENT_SESSIONS_MAX)).map(|n| n.value);
     section.finish();
 }
 
@@ -422,6 +425,8 @@ const PROFILES: [&str; 16] = [
 const CONCURRENCY_MAX: u64 = 1_000;
 /// RFC 5321 §4.5.3.1.8 asks for 100; each costs memory in every session.
 const RECIPIENTS_MAX: u64 = 10_000;
+/// As many as there are for everybody: no limit.
+const CLIENT_SESSIONS_MAX: u64 = 15_000;
 /// A leg's number is 16 bits.
 const LEGS_MAX: u64 = 10_000;
 /// Shorter than this is a loop, not a retry.

@@ -38,6 +38,18 @@ pub(super) struct Checked {
 }
 
 impl Checked {
+    /// Of a message that is not checked at all.
+    pub(super) fn unchecked() -> Checked {
+        Checked {
+            report: AuthReport::default(),
+            field: String::new(),
+            cuts: Vec::new(),
+            quarantine: None,
+            authentication: Authentication::Absent,
+            ptr: None,
+        }
+    }
+
     /// The results as rules compare them.
     pub(super) fn facts(&self) -> AuthFacts {
         AuthFacts {

@@ -13,13 +13,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::journey::{self, Arrived};
 use super::pace::Pace;
 use super::{Inbound, Ruling};
 use crate::address::{Mailbox, ReversePath};
+use crate::contain::trip;
 use crate::envelope::{Client, Envelope};
 use crate::events;
 use crate::message::Head;
@@ -87,7 +87,7 @@ where
     }
 
     /// Runs the session to its end, and says how it ended.
-    pub(super) async fn run(mut self) -> &'static str {
+    pub(super) async fn run(&mut self) -> &'static str {
         // RFC 8314 §3.3: the handshake comes before the banner, and without it there is no session.
         if self.tls == ListenerTls::Implicit && !self.secure().await {
             return "tls";
@@ -119,6 +119,19 @@ where
         }
     }
 
+    /// After a panic of ours: tells the client that there is nothing more to be had here, and closes. What was not
+    /// answered with a 250 is his to send again.
+    pub(super) async fn part(&mut self) {
+        let mut octets = Vec::new();
+        reply::FAULT.write(&mut octets);
+        // He is told if he listens; there is no session any more to protect.
+        let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, async {
+            self.stream.write_all(&octets).await?;
+            self.stream.shutdown().await
+        })
+        .await;
+    }
+
     /// Does what the machine wants next.
     async fn step(&mut self) -> Next {
         match self.session.poll() {
@@ -140,6 +153,7 @@ where
                 self.session.answer_recipient(answer);
             }
             Event::Data(_) => {
+                trip("session");
                 let body = self.inbound.store.write_body();
                 self.incoming = Some(Incoming { head: Head::default(), body, broken: None });
                 self.pace.message_begins(self.inbound.clock.monotonic());
@@ -217,6 +231,7 @@ where
                 self.inbound.last_dot(&self.ruling, arrived, incoming.body).await
             }
         };
+        trip("session-queued");
         if let Err(refusal) = &result {
             self.tell_refused(&sender, &recipients, size, refusal.reply());
         }
@@ -321,7 +336,7 @@ impl Incoming {
 }
 
 /// Tells a client why there is no session, and closes.
-pub(super) async fn turn_away(mut stream: TcpStream, reply: Reply) {
+pub(super) async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, reply: Reply) {
     let mut octets = Vec::new();
     reply.write(&mut octets);
     // It is told if it listens; there is no session to protect.

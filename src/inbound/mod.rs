@@ -5,18 +5,18 @@
 //! `journey` is the page of prose behind the final dot.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::auth;
 use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
+use crate::contain::{Panicked, contain};
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
@@ -31,11 +31,16 @@ use crate::smtp::settings::Settings;
 use crate::srs::{self, Invalid, Original, Return, Srs};
 use crate::tls::{self, ListenerTls};
 
+mod listener;
+pub mod probe;
 mod balancer;
 mod checks;
 mod pace;
 mod connection;
 mod journey;
+
+use listener::Shares;
+use probe::Probes;
 
 /// What a session decides by. A reload replaces the whole; a live session keeps the one that it began with.
 pub struct Ruling {
@@ -54,6 +59,8 @@ pub struct Ruling {
     pub auth: Option<auth::disposition::Settings>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
+    /// Sessions that one client may have at one time.
+    pub client_sessions_max: usize,
 }
 
 impl Ruling {
@@ -107,6 +114,9 @@ pub struct Inbound {
     verification: Budget,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
+    shares: Shares,
+    /// Our own messages that are on their way in.
+    pub probes: Probes,
     /// Turns true when no further mail is taken.
     draining: watch::Sender<bool>,
     /// Turns true when no further connection is taken either.
@@ -137,6 +147,8 @@ impl Inbound {
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
+            shares: Shares::default(),
+            probes: Probes::default(),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })
@@ -154,59 +166,50 @@ impl Inbound {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Accepts connections until [`Inbound::drain`]; one task each.
-    pub async fn listen(self: Arc<Self>, listener: TcpListener, name: String, tls: ListenerTls) {
-        let name: Arc<str> = name.into();
-        let mut closing = self.closing.subscribe();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = closing.wait_for(|&on| on) => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.clone().admit(stream, peer, name.clone(), tls),
-                Err(error) => {
-                    events::accept_failed(&name, &error);
-                    // Out of descriptors: the connection stays in the backlog, so to try at once would spin.
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
-            }
-        }
-    }
-
-    fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>, tls: ListenerTls) {
-        // Replies are small and awaited: Nagle's algorithm would only delay them. Where it fails nothing is lost.
-        let _ = stream.set_nodelay(true);
-        // While we drain, who comes is told to come back: a closed port may be held open by whoever starts us.
-        let (place, reply) = match self.is_draining() {
-            true => (None, reply::SHUTTING_DOWN),
-            false => (Place::take(self.clone()), reply::TOO_MANY_CONNECTIONS),
-        };
-        if place.is_none() {
-            events::connection_refused(&listener, peer.ip(), &reply);
-            tokio::spawn(connection::turn_away(stream, reply));
-            return;
-        }
-        tokio::spawn(async move {
-            let _place = place;
-            self.serve(stream, peer, &listener, tls).await;
-        });
-    }
-
     /// Runs one session on `stream` to its end.
     pub async fn serve<S>(self: &Arc<Self>, mut stream: S, peer: SocketAddr, listener: &str, tls: ListenerTls)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
-        events::session_opened(listener);
+        let open = SessionOpen::new(listener);
         let ruling = self.ruling();
         let balancers = ruling.balancers.get(listener).map_or(&[][..], Vec::as_slice);
         let why = match balancer::client(&mut stream, balancers, peer).await {
-            Some(client) => connection::Connection::new(self, stream, client, listener, tls).run().await,
+            Some(client) => self.serve_client(&ruling, stream, client, listener, tls).await,
             None => "no-proxy-header",
         };
-        events::session_closed(listener, peer.ip(), why);
+        open.close(peer.ip(), why);
+    }
+
+    /// A session with the client that a load balancer, if there is one, has named. Says how it ended.
+    async fn serve_client<S>(
+        self: &Arc<Self>,
+        ruling: &Ruling,
+        stream: S,
+        client: SocketAddr,
+        listener: &str,
+        tls: ListenerTls,
+    ) -> &'static str
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
+    {
+        let ip = client.ip().to_canonical();
+        // Our own machine and the hosts that hand us everybody's mail have no share: theirs is that of all together.
+        let shared = !ip.is_loopback() && !ruling.upstream.iter().any(|network| network.contains(ip));
+        let share = if shared { self.shares.take(ip, ruling.client_sessions_max) } else { None };
+        if shared && share.is_none() {
+            events::connection_refused(listener, ip, &reply::TOO_MANY_CONNECTIONS);
+            connection::turn_away(stream, reply::TOO_MANY_CONNECTIONS).await;
+            return "too-many-of-one-client";
+        }
+        let mut connection = connection::Connection::new(self, stream, client, listener, tls);
+        match contain("session", connection.run()).await {
+            Ok(why) => why,
+            Err(Panicked) => {
+                connection.part().await;
+                "panic"
+            }
+        }
     }
 
     /// Takes no further mail: new connections and idle sessions are told 421, open transactions may finish.
@@ -234,27 +237,27 @@ impl Inbound {
     }
 }
 
-/// A session's place among [`SESSIONS_MAX`].
-struct Place(Arc<Inbound>);
+/// The count of open sessions, which goes down however a session ends.
+struct SessionOpen<'a> {
+    listener: &'a str,
+}
 
-impl Place {
-    fn take(inbound: Arc<Inbound>) -> Option<Place> {
-        let taken = inbound.sessions.fetch_add(1, Ordering::Relaxed);
-        let place = Place(inbound);
-        (taken < SESSIONS_MAX).then_some(place)
+impl<'a> SessionOpen<'a> {
+    fn new(listener: &'a str) -> SessionOpen<'a> {
+        events::session_opened(listener);
+        SessionOpen { listener }
+    }
+
+    fn close(self, client: IpAddr, why: &str) {
+        events::session_ended(self.listener, client, why);
     }
 }
 
-impl Drop for Place {
+impl Drop for SessionOpen<'_> {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        events::session_closed(self.listener);
     }
 }
 
-/// Sessions at one time over all listeners. At some 15 KiB each they fit 300 MiB, and the descriptors the usual
-/// hard limit of 20,000 and more.
-const SESSIONS_MAX: usize = 15_000;
 const UNPROVEN_RETURN: &str = "a return to a sender who is not known to have written";
-/// Long enough not to spin, short against a client's patience.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);

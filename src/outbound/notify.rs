@@ -10,7 +10,9 @@ use crate::events;
 use crate::message::Head;
 use crate::outbound::Shared;
 use crate::queue::body::BodyReader;
-use crate::queue::{Dsn, FollowUp, NewLeg, NewMessage, Notices, OwnedLeg, Reason, Settlement, State, StoredBody};
+use crate::queue::{
+    Dsn, Errand, FollowUp, NewLeg, NewMessage, Notices, OwnedLeg, Reason, Settlement, State, StoredBody,
+};
 use crate::smtp::client::Verdict;
 
 /// Adds to `settlement` whom its outcome is told, and the notification itself. `dsn_passed_on` says that the host that
@@ -150,6 +152,7 @@ fn leg_to(to: &Mailbox, route: &str, at: Timestamp) -> NewLeg {
         rules: Vec::new(),
         notices: Notices::default(),
         dedupe: None,
+        errand: Errand::Deliver,
         handed_over: false,
     }
 }

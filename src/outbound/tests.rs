@@ -15,8 +15,8 @@ use crate::envelope::BodyType;
 use crate::envelope::{Notify, RecipientDsn};
 use crate::id::MessageId;
 use crate::queue::{
-    Answer as StoreAnswer, Attempt, BodyWriter, Dsn, FollowUp, NewLeg, NewMessage, NoticeTo, Notices, Queued, Refused,
-    Settled, StoredBody,
+    Answer as StoreAnswer, Attempt, BodyWriter, Dsn, Errand, FollowUp, NewLeg, NewMessage, NoticeTo, Notices, Queued,
+    Refused, Settled, StoredBody,
 };
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
 use crate::relay::{Demand, Host, TlsMode};
@@ -388,6 +388,7 @@ impl World {
             received: self.clock.now(),
             prefix: b"Delivered-To: aide@solarmora.com\r\n".to_vec(),
             cuts: Vec::new(),
+            errand: Errand::Deliver,
             notices: Notices::default(),
             body_type: BodyType::SevenBit,
             smtputf8: false,
@@ -761,6 +762,8 @@ async fn a_worker_that_panics_does_not_lose_its_leg() {
     *world.store.panic_at_settle.lock().unwrap() = 1;
     world.accept(1, "crm");
     sleep(10 * MINUTE).await;
+    assert_eq!(world.state(1), (State::Held, Reason::Lost), "what panicked once may do so again: not at once");
+    sleep(HOUR).await;
     assert_eq!(world.state(1), (State::Delivered, Reason::Sent));
     world.outbound.shutdown(MINUTE).await;
 }

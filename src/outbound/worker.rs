@@ -8,11 +8,15 @@ use tokio::time::sleep;
 
 use crate::bounce;
 use crate::clock::Timestamp;
+use crate::contain::{contain, trip};
 use crate::events;
+use crate::id::LegId;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
-use crate::outbound::{Shared, hold, hosts, notify};
+use crate::outbound::{CONFIGURATION_WAIT, Shared, hold, hosts, notify};
 use crate::queue::handover::Trouble;
-use crate::queue::{Attempt, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule};
+use crate::queue::{
+    Attempt, Errand, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule,
+};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{DialError, Security};
 use crate::relay::lookup::Unresolved;
@@ -29,7 +33,12 @@ pub(super) async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
     let mut kept = None;
     while let Some(leg) = next_leg(&lane, &shared, &mut kept).await {
         let flight = Flight::of(&lane, leg.id);
-        relay(&lane, &shared, leg, &mut kept).await;
+        let (id, epoch) = (leg.id, leg.epoch);
+        if contain("worker", relay(&lane, &shared, leg, &mut kept)).await.is_err() {
+            // The session is in whatever state the panic left it in.
+            kept = None;
+            hold_faulted(&lane, &shared, id, epoch).await;
+        }
         flight.land();
         if let Some(spent) = kept.take_if(|kept| kept.is_spent()) {
             spent.quit(&shared.settings.timeouts).await;
@@ -76,8 +85,10 @@ enum Idle {
 /// One leg, from its first command to its settlement.
 async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Kept>) {
     let started = Started { wall: shared.now(), monotonic: shared.monotonic() };
+    trip("worker");
     match carry(lane, shared, &leg, kept).await {
         Carried::Attempted(said) => {
+            trip("worker-sent");
             let mut settlement = conclude(shared, &leg, &said, started);
             notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
             finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
@@ -99,6 +110,37 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
             let due = shared.now().after(UNREAD_WAIT);
             shared.release(&leg.route, vec![leg.id], due, GivenBack::Unattempted).await;
             lane.desk.look_by(due);
+        }
+    }
+}
+
+/// A panic of ours ended the attempt, so what made it may make it again, and the remote may have taken the message: the
+/// leg waits an hour and is seen. Where even this cannot be written, the feeder gives it back.
+async fn hold_faulted(lane: &Lane, shared: &Shared, leg: LegId, epoch: u64) {
+    let now = shared.now();
+    let due = now.after(CONFIGURATION_WAIT);
+    let settlement = Settlement {
+        leg,
+        epoch,
+        at: now,
+        state: State::Held,
+        reason: Reason::Lost,
+        detail: FAULT.to_owned(),
+        due: Some(due),
+        attempt: None,
+        dsn: None,
+        follow_ups: Vec::new(),
+    };
+    match shared.ports.store.settle(vec![settlement]).await {
+        Ok(answers) if answers == [Settled::Done] => {
+            events::leg_faulted(&leg, &lane.route.name, State::Held.as_str(), Reason::Lost.as_str());
+            lane.desk.look_by(due);
+        }
+        // It was settled before the panic.
+        Ok(_) => {}
+        Err(error) => {
+            events::outbound_store_failed(&lane.route.name, "settle", &error);
+            lane.add_orphan(leg);
         }
     }
 }
@@ -183,6 +225,10 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
                 match open(lane, shared, fault.as_ref(), demand).await {
                     Ok(session) => session,
                     Err(NoSession::NoHost(why)) => return Carried::NoHost(why),
+                    // Nothing that the remote could mend.
+                    Err(NoSession::Failed(_)) if out_of_descriptors() => {
+                        return Carried::Unread(StoreError::Read("too many open files".into()));
+                    }
                     Err(NoSession::Failed(error)) => {
                         // It says more than one that is away.
                         let said = fault.map(|Fault { said, .. }| said).or_else(|| Said::of_demand(&error, demand));
@@ -361,7 +407,10 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
         bounce::Told::Nobody => Refused::Waits,
         bounce::Told::Sender(_) | bounce::Told::Admin { .. } | bounce::Told::Suppressed => Refused::Ends,
     };
-    let (state, reason, wait) = said.outcome().state(expiry, due.since(now), refused);
+    let (state, reason, wait) = match leg.errand {
+        Errand::Deliver => said.outcome().state(expiry, due.since(now), refused),
+        Errand::AskRcpt => (State::Discarded, Reason::Probe, None),
+    };
     let (words, result) = (outcome::words(&said.verdict), outcome::result(&said.verdict));
 
     events::attempt_ended(events::AttemptEnded {
@@ -460,7 +509,15 @@ fn note_settled(route: &str, leg: &OwnedLeg, settlement: &Settlement) {
     }
 }
 
-/// A disk that cannot be read now may be read in a minute; EMFILE is the commonest cause.
-const UNREAD_WAIT: Duration = Duration::from_secs(60);
+/// Whether this process can open nothing more just now.
+fn out_of_descriptors() -> bool {
+    use rustix::io::Errno;
+    let error = std::fs::File::open("/dev/null").err().and_then(|error| error.raw_os_error());
+    matches!(error.map(Errno::from_raw_os_error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+const FAULT: &str = "a fault of ours ended the attempt; the remote may have taken the message";
+/// What cannot be opened or read now may be in a moment; EMFILE is the commonest cause, and it passes.
+const UNREAD_WAIT: Duration = Duration::from_secs(10);
 const SETTLE_WAIT_MIN: Duration = Duration::from_secs(1);
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(30);

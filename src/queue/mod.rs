@@ -139,10 +139,12 @@ pub enum Reason {
     Smtputf8,
     /// The sender wants verified TLS all the way (RFC 8689), and this way has it not.
     RequireTls,
+    /// A probe, which ends at the answer to RCPT.
+    Probe,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 28] = [
+    pub const ALL: [Reason; 29] = [
         Reason::Accepted,
         Reason::Sent,
         Reason::Spam,
@@ -171,6 +173,7 @@ impl Reason {
         Reason::Expired,
         Reason::Smtputf8,
         Reason::RequireTls,
+        Reason::Probe,
     ];
 
     #[must_use]
@@ -204,6 +207,7 @@ impl Reason {
             Reason::Expired => "expired",
             Reason::Smtputf8 => "smtputf8",
             Reason::RequireTls => "require-tls",
+            Reason::Probe => "probe",
         }
     }
 
@@ -217,6 +221,15 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// What a leg is to do at its next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Errand {
+    #[default]
+    Deliver,
+    /// A probe: hear the answer to RCPT, hand nothing over, and end, whatever the answer.
+    AskRcpt,
 }
 
 /// A message as the session hands it to the queue. Its body is already synced where it stands in a file.
@@ -280,6 +293,7 @@ pub struct NewLeg {
     pub notices: Notices,
     /// Present where the route suppresses duplicates: at most one queued, held or delivered leg has it at a time.
     pub dedupe: Option<DedupeKey>,
+    pub errand: Errand,
     /// A slot is reserved for it: it is committed as ours, and handed over in memory.
     pub handed_over: bool,
 }
@@ -400,6 +414,7 @@ pub struct OwnedLeg {
     pub prefix: Vec<u8>,
     pub cuts: Vec<Range<u64>>,
     pub notices: Notices,
+    pub errand: Errand,
     pub body_type: BodyType,
     pub smtputf8: bool,
     pub require_tls: bool,
@@ -422,6 +437,7 @@ impl OwnedLeg {
             prefix: [&leg.prefix[..], &message.prefix].concat(),
             cuts: leg.cuts.clone(),
             notices: leg.notices.clone(),
+            errand: leg.errand,
             body_type: message.body_type,
             smtputf8: message.smtputf8,
             require_tls: message.require_tls,
@@ -644,6 +660,7 @@ pub(crate) mod fixtures {
             rules: vec!["aide to the CRM".into()],
             notices: Notices::default(),
             dedupe: None,
+            errand: Errand::Deliver,
             handed_over: false,
         }
     }

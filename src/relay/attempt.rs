@@ -15,10 +15,10 @@ use tokio::time::timeout;
 
 use crate::envelope::Notify;
 use crate::queue::body::BodyReader;
-use crate::queue::{OwnedLeg, StoreError};
+use crate::queue::{Errand, OwnedLeg, StoreError};
 use crate::relay::dial::{Connection, Timeouts};
 use crate::reply::Reply;
-use crate::smtp::client::{Answer, Dsn, Framing, Order, Reuse, Stage, Step, Transaction, Verdict};
+use crate::smtp::client::{Answer, Capabilities, Dsn, Framing, Order, Reuse, Stage, Step, Transaction, Verdict};
 use crate::smtp::dot::Stuffer;
 use crate::smtp::reply_reader::REPLY_READ_OCTETS;
 
@@ -54,6 +54,14 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
         dsn: passed_on(leg),
     };
     connection.wire.clear();
+    if leg.errand == Errand::AskRcpt {
+        let capabilities = connection.session.capabilities;
+        // One command at a time: DATA must not be on its way before RCPT is answered.
+        connection.session.capabilities = Capabilities { pipelining: false, chunking: false, ..capabilities };
+        let ended = ask_rcpt(connection, &order, reused, timeouts).await;
+        connection.session.capabilities = capabilities;
+        return ended;
+    }
     let mut transaction = match Transaction::begin(&connection.session, &order, &mut connection.wire) {
         Ok(transaction) => transaction,
         Err(verdict) => return Ended::Verdict(verdict, Reuse::Keep),
@@ -88,6 +96,40 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
                 connection.wire.shrink_to(WIRE_KEPT_OCTETS);
                 return Ended::Verdict(verdict, reuse);
             }
+        }
+    }
+}
+
+/// Leads a transaction as far as the answer to RCPT, which is the verdict, and ends it by RSET (RFC 5321 §4.1.1.5):
+/// nothing was handed over.
+async fn ask_rcpt(connection: &mut Connection, order: &Order<'_>, reused: bool, timeouts: &Timeouts) -> Ended {
+    let mut transaction = match Transaction::begin(&connection.session, order, &mut connection.wire) {
+        Ok(transaction) => transaction,
+        Err(verdict) => return Ended::Verdict(verdict, Reuse::Keep),
+    };
+    let mut answered = false;
+    loop {
+        let stage = transaction.stage();
+        let reply = match exchange(connection, stage, timeouts).await {
+            Ok(reply) if reused && !answered && reply.code == 421 => return Ended::Stale,
+            Ok(reply) => reply,
+            Err(Answer::Lost(_) | Answer::Garbled(_) | Answer::Reply(_)) if reused && !answered => return Ended::Stale,
+            Err(answer) => return Ended::Verdict(Verdict { stage, answer }, Reuse::Close),
+        };
+        answered = true;
+        match transaction.reply(&mut connection.session, reply.clone(), &mut connection.wire) {
+            Step::Done(verdict, reuse) => return Ended::Verdict(verdict, reuse),
+            // RCPT was taken, and DATA stands in the wire, not sent.
+            Step::Wait(Stage::Data) => {
+                connection.wire.clear();
+                connection.wire.extend_from_slice(b"RSET\r\n");
+                let reset = exchange(connection, Stage::Mail, timeouts).await;
+                let reuse = if reset.is_ok_and(|reply| reply.is_positive()) { Reuse::Keep } else { Reuse::Close };
+                return Ended::Verdict(Verdict { stage: Stage::Rcpt, answer: Answer::Reply(reply) }, reuse);
+            }
+            Step::Wait(_) => {}
+            // Without pipelining and chunks none comes before DATA was sent.
+            Step::SendBody(_) => return Ended::Verdict(Verdict { stage, answer: Answer::Reply(reply) }, Reuse::Close),
         }
     }
 }
@@ -285,7 +327,6 @@ mod tests {
     use crate::queue::fixtures::owned_leg;
     use crate::relay::dial::Stream;
     use crate::relay::outcome::{result, words};
-    use crate::smtp::client::Capabilities;
 
     enum Act {
         /// Says this after it has heard something.

@@ -182,7 +182,8 @@ pub fn result(verdict: &Verdict) -> &'static str {
     match &verdict.answer {
         Answer::Reply(reply) if reply.is_permanent() => "permfail",
         Answer::Reply(reply) if reply.is_transient() => "tempfail",
-        Answer::Reply(_) if verdict.stage == Stage::Dot => "ok",
+        // RCPT's for a probe, which asks for no more.
+        Answer::Reply(_) if matches!(verdict.stage, Stage::Dot | Stage::Rcpt) => "ok",
         Answer::Smtputf8Missing | Answer::TooLarge { .. } => "permfail",
         Answer::Timeout => "timeout",
         Answer::Tls(_) | Answer::RequireTls(_) => "tls",

@@ -86,7 +86,7 @@ pub struct Verdict {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The reply that decided. Positive only at [`Stage::Dot`].
+    /// The reply that decided. Positive only at [`Stage::Dot`], and for a probe at [`Stage::Rcpt`].
     Reply(Reply),
     /// The connection broke: our error.
     Lost(String),

@@ -14,7 +14,7 @@ use crate::queue::body::{BodyRows, StoredBody};
 use crate::queue::sqlite::rows::ranges_from_json;
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::sqlite::{Node, notices};
-use crate::queue::{OwnedLeg, Reason, State};
+use crate::queue::{Errand, OwnedLeg, Reason, State};
 
 pub(super) struct Claim {
     pub(super) route: String,
@@ -91,6 +91,11 @@ impl Claim {
             prefix,
             cuts: ranges_from_json(row.get("cuts")?).ok_or_else(|| broken("cuts", "not a list of ranges"))?,
             notices: notices::from_json(row.get("notices")?).ok_or_else(|| broken("notices", "not what we write"))?,
+            errand: match row.get::<_, Option<String>>("errand")?.as_deref() {
+                None => Errand::Deliver,
+                // Whatever a later version may have meant: what is not known is not delivered.
+                Some(_) => Errand::AskRcpt,
+            },
             body_type: if body_type == "8bitmime" { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: row.get("smtputf8")?,
             require_tls: row.get("require_tls")?,
@@ -166,8 +171,9 @@ pub(super) fn next_due(db: &Connection) -> rusqlite::Result<Vec<(String, Timesta
 
 pub(super) const DUE_LEGS: &str = "
     SELECT leg.message, leg.n, leg.alias, leg.target, leg.target_name, leg.route, leg.sender, leg.state, leg.attempts,
-           leg.prefix, leg.cuts, leg.notices, message.received, message.prefix AS common_prefix, message.body_type,
-           message.smtputf8, message.require_tls, body.file AS body_file, body.size AS body_size, body.sha256 AS body_sha256,
+           leg.prefix, leg.cuts, leg.notices, leg.errand, message.received, message.prefix AS common_prefix,
+           message.body_type, message.smtputf8, message.require_tls, body.file AS body_file, body.size AS body_size,
+           body.sha256 AS body_sha256,
            length(body.bytes) AS body_bytes
     FROM leg JOIN message ON message.id = leg.message LEFT JOIN body ON body.id = leg.message
     WHERE leg.ended IS NULL AND leg.route = ?1 AND leg.owner IS NULL AND leg.due <= ?2

@@ -12,7 +12,7 @@ use crate::queue::sqlite::rows::{json_list, ranges_to_json};
 use crate::queue::sqlite::shared::GiveBackTo;
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::sqlite::{Node, notices};
-use crate::queue::{DedupeKey, NewLeg, NewMessage, OwnedLeg, Queued, Reason, State};
+use crate::queue::{DedupeKey, Errand, NewLeg, NewMessage, OwnedLeg, Queued, Reason, State};
 
 /// A message and its legs, as [`crate::queue::Store::commit`] takes them.
 pub(super) struct Commit {
@@ -143,8 +143,8 @@ pub(super) fn insert_leg(
     let due = leg.due.filter(|_| state.can_be_due());
     let mut insert = group.db.prepare_cached(
         "INSERT INTO leg (message, n, alias, target, target_name, route, sender, state, reason, detail, due, ended,
-             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe, since)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19, ?20)",
+             owner, epoch, attempts, prefix, cuts, rules, notices, dedupe, since, errand)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, 0, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
     )?;
     insert.execute(params![
         message.0,
@@ -167,6 +167,10 @@ pub(super) fn insert_leg(
         notices::to_json(&leg.notices),
         leg.dedupe.as_ref().map(|key| &key.hash[..]),
         at.0,
+        match leg.errand {
+            Errand::Deliver => None,
+            Errand::AskRcpt => Some("rcpt"),
+        },
     ])?;
     group.effects.count(&leg.route, state, 1);
     if !owned && due.is_some_and(|due| due <= at) {

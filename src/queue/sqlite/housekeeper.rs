@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
+use crate::contain::{contain_now, trip};
 use crate::queue::sqlite::shared::Shared;
 use crate::queue::sqlite::sweep::Sweep;
 use crate::queue::sqlite::writer::{Job, ask};
@@ -33,14 +34,20 @@ impl Housekeeper {
         let mut round: u64 = 0;
         while self.writer.upgrade().is_some() {
             std::thread::park_timeout(ROUND);
-            self.checkpoint();
-            if round.is_multiple_of(ROUNDS_A_SECOND) {
-                self.shared.look_at_space();
-                self.shared.refused.flush();
-            }
-            self.ask_writer(round.is_multiple_of(60 * ROUNDS_A_SECOND));
+            // What made it panic may be over by the next round.
+            let _ = contain_now("house", || self.round(round));
             round += 1;
         }
+    }
+
+    fn round(&self, round: u64) {
+        trip("house");
+        self.checkpoint();
+        if round.is_multiple_of(ROUNDS_A_SECOND) {
+            self.shared.look_at_space();
+            self.shared.refused.flush();
+        }
+        self.ask_writer(round.is_multiple_of(60 * ROUNDS_A_SECOND));
     }
 
     /// Moves what is committed into the data base as far as no reader or writer is in the way.

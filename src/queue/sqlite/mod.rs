@@ -246,6 +246,16 @@ impl SqliteStore {
         self.shared.ready.load(Ordering::Relaxed)
     }
 
+    /// Whether its writer is there. One that has ended cannot be replaced: nothing is committed any more.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        match &self.line {
+            Line::Threaded(sender) => !sender.is_closed(),
+            Line::Inline(_) => true,
+            Line::Closed => false,
+        }
+    }
+
     /// Whether new mail can be taken, or why not.
     pub fn readiness(&self) -> Result<(), &'static str> {
         match (self.ready(), self.accepting()) {

@@ -1,7 +1,7 @@
 //! Questions: they run on connections of their own that cannot write, never in the writer.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Timestamp;
+use crate::contain::{contain_now, trip};
 use crate::id::{LegId, MessageId};
 use crate::queue::body::{BodyRows, StoredBody, damaged};
 use crate::queue::sqlite::rows::{ActionRow, AttemptRow, Filter, MessageRow, Order, attempt_row, legs};
@@ -56,12 +57,24 @@ impl Reader {
         let (sender, mut questions) = mpsc::channel::<Question>(QUESTIONS_MAX);
         let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while let Some(Some(question)) = questions.blocking_recv() {
-                question(&db);
+                // Who asked hears that nobody answers; the next one is answered.
+                let _ = contain_now("question", || {
+                    trip("question");
+                    question(&db);
+                });
             }
         });
         let thread =
             started.map_err(|error| schema::SchemaError::Damaged(format!("cannot start a thread: {error}")))?;
         Ok((Reader::Threaded(sender.downgrade()), ReaderLife { sender, thread: Some(thread) }))
+    }
+
+    /// On the caller's connection, where it is that.
+    pub(super) fn now<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        match self {
+            Reader::Inline(db) => question(&db.lock().unwrap_or_else(PoisonError::into_inner)),
+            Reader::Threaded(_) => Err(rusqlite::Error::InvalidQuery),
+        }
     }
 
     pub(super) fn ask<T: Send + 'static>(
@@ -71,7 +84,7 @@ impl Reader {
         let ask = move |db: &Connection| question(db).map_err(|error| StoreError::Read(error.to_string().into()));
         match self {
             Reader::Inline(db) => {
-                let db = db.lock().expect("questions do not panic");
+                let db = db.lock().unwrap_or_else(PoisonError::into_inner);
                 let answer = ask(&db);
                 Box::pin(std::future::ready(answer))
             }

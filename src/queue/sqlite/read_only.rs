@@ -8,9 +8,9 @@ use crate::queue::body::BodyRows;
 use crate::queue::sqlite::ground::Ground;
 use crate::queue::sqlite::read::{self, Balance, Reader};
 use crate::queue::sqlite::refused::{RefusedFilter, RefusedLog};
-use crate::queue::sqlite::rows::{self, Filter, LegRow, MessageRow};
-use crate::queue::sqlite::schema::SchemaError;
-use crate::queue::sqlite::{OpenError, open_error};
+use crate::queue::sqlite::rows::{self, Filter, LegRow, MessageRow, PauseRow};
+use crate::queue::sqlite::schema::{self, SchemaError};
+use crate::queue::sqlite::{OpenError, open_error, pause};
 use crate::queue::{Refused, StoreError, StoredBody};
 
 /// The queue for questions alone. Its answers are ready at once: it reads on the calling thread.
@@ -28,7 +28,9 @@ impl ReadOnly {
         if !path.exists() {
             return Err(OpenError::Missing { path: dir.to_owned() });
         }
-        let reader = Reader::inline(&path).map_err(|error| open_error(&path, SchemaError::Sqlite(error)))?;
+        let fault = |error| open_error(&path, SchemaError::Sqlite(error));
+        let reader = Reader::inline(&path).map_err(fault)?;
+        reader.now(schema::stand_in).map_err(fault)?;
         Ok(ReadOnly { reader: Arc::new(reader), refused: RefusedLog::open_read_only(&ground.refused()), ground })
     }
 
@@ -40,6 +42,11 @@ impl ReadOnly {
     /// See [`super::SqliteStore::message`].
     pub async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
         self.reader.ask(move |db| read::message(db, id)).await
+    }
+
+    /// See [`super::SqliteStore::pauses`].
+    pub async fn pauses(&self) -> Result<Vec<PauseRow>, StoreError> {
+        self.reader.ask(pause::pauses).await
     }
 
     /// See [`super::SqliteStore::body`].

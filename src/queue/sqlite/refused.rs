@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -48,7 +48,7 @@ impl RefusedLog {
     }
 
     pub(super) fn record(&self, refused: Refused) {
-        let mut pending = self.pending.lock().expect("no code panics while it holds this lock");
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if pending.len() >= PENDING_MAX {
             pending.pop_front();
         }
@@ -57,11 +57,11 @@ impl RefusedLog {
 
     /// Writes what has gathered.
     pub(super) fn flush(&self) {
-        let pending = std::mem::take(&mut *self.pending.lock().expect("no code panics while it holds this lock"));
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         if pending.is_empty() {
             return;
         }
-        if let Some(db) = &mut *self.db.lock().expect("no code panics while it holds this lock") {
+        if let Some(db) = &mut *self.db.lock().unwrap_or_else(PoisonError::into_inner) {
             // A full disk loses refusals, never mail.
             let _ = write(db, &pending);
         }
@@ -70,7 +70,7 @@ impl RefusedLog {
     /// The refusals that the filter chooses, newest first.
     pub(super) fn list(&self, filter: &RefusedFilter) -> rusqlite::Result<Vec<Refused>> {
         self.flush();
-        let db = self.db.lock().expect("no code panics while it holds this lock");
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(db) = &*db else { return Ok(Vec::new()) };
         let mut question = db.prepare_cached(
             "SELECT at, listener, client, helo, sender, recipient, reply FROM refused

@@ -70,13 +70,20 @@ fn upgrade(db: &Connection, version: i64) -> rusqlite::Result<()> {
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_WAIT)?;
-    if db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? < 3 {
-        // A queue that an earlier version wrote may be looked at before the daemon has brought it to ours.
-        db.execute_batch(ABSENT_BEFORE_3)?;
-    }
     db.pragma_update(None, "query_only", true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(db)
+}
+
+/// A queue that an earlier version wrote may be looked at before the daemon has brought it to ours: what it does not have
+/// is empty.
+pub(super) fn stand_in(db: &Connection) -> rusqlite::Result<()> {
+    if db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? < 3 {
+        db.pragma_update(None, "query_only", false)?;
+        db.execute_batch(ABSENT_BEFORE_3)?;
+        db.pragma_update(None, "query_only", true)?;
+    }
+    Ok(())
 }
 
 /// Reads the whole data base once, where that takes seconds and not minutes.

@@ -427,6 +427,44 @@ fn what_is_no_queue_of_ours_is_refused_and_left_alone() {
     assert!(torn.contains("damaged"), "{torn}");
 }
 
+#[tokio::test]
+async fn a_queue_of_version_1_is_read_as_it_is_and_brought_to_ours_by_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || SqliteStore::open(dir.path(), options(Mode::Threaded)).unwrap();
+    let store = open();
+    let _ = store.commit(message(1), vec![leg(1)]).await.unwrap();
+    drop(store);
+    let back = "DROP TABLE pause; DROP TABLE audit; ALTER TABLE leg DROP COLUMN errand;
+                ALTER TABLE message DROP COLUMN require_tls; PRAGMA user_version = 1";
+    Connection::open(dir.path().join("queue.db")).unwrap().execute_batch(back).unwrap();
+    let read_only = SqliteStore::open_read_only(dir.path()).unwrap();
+    assert_eq!(read_only.query(Filter::default()).await.unwrap().len(), 1);
+    assert_eq!(read_only.pauses().await.unwrap(), []);
+    drop(read_only);
+    let store = open();
+    let pause = PauseRow { route: "crm".into(), since: Timestamp(1), until: None, actor: "jean".into() };
+    store.pause(pause.clone()).await.unwrap();
+    assert_eq!(store.query(Filter::default()).await.unwrap()[0].paused, Some(pause));
+    assert_eq!(store.claim("crm", Timestamp(i64::MAX), 10).await.unwrap().len(), 1);
+    assert!(store.balance().await.unwrap().holds());
+}
+
+#[tokio::test]
+async fn the_book_of_commands_keeps_the_newest() {
+    let store = Fixture::new(Mode::Inline);
+    let row = |n: i64| AuditRow { at: Timestamp(n), action: "pause".into(), ..AuditRow::default() };
+    let db = Connection::open(store.dir.path().join("queue.db")).unwrap();
+    for n in 1..=3 {
+        store.audit_begin(row(n)).await.unwrap();
+    }
+    db.execute("UPDATE audit SET id = id + ?1 WHERE id > 1", [audit::ROWS_MAX - 2]).unwrap();
+    let all = || AuditFilter { limit: 10, ..AuditFilter::default() };
+    let begun = store.audit_begin(row(4)).await.unwrap();
+    store.audit_end(begun, "done").await.unwrap();
+    let kept: Vec<_> = store.audit(all()).await.unwrap().into_iter().map(|row| (row.at.0, row.outcome)).collect();
+    assert_eq!(kept, [(4, Some("done".to_owned())), (3, None), (2, None)]);
+}
+
 #[test]
 fn two_daemons_on_one_queue_are_refused() {
     let store = Fixture::new(Mode::Threaded);

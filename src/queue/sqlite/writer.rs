@@ -17,6 +17,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::contain::{contain_now, trip};
 use crate::id::{LegId, MessageId};
 use crate::queue::sqlite::shared::Shared;
 use crate::queue::sqlite::{Node, schema};
@@ -187,8 +188,15 @@ impl Writer {
         }
     }
 
-    /// Runs the jobs as one group, answers them and empties the list.
+    /// Runs the jobs as one group, answers them and empties the list. A panic of ours is a fault of the storage like any
+    /// other: whatever the transaction had done is undone by the end of its connection, and who waits is told.
     pub(super) fn run(&mut self, jobs: &mut Vec<Box<dyn Job>>) {
+        if contain_now("writer", || self.run_group(jobs)).is_err() {
+            self.lose_connection(jobs, "a fault of ours");
+        }
+    }
+
+    fn run_group(&mut self, jobs: &mut Vec<Box<dyn Job>>) {
         if self.db.is_none() && !self.reopen() {
             let fault = StoreError::Write("the data base could not be opened again".into());
             return self.answer(jobs, Some(&fault));
@@ -213,12 +221,7 @@ impl Writer {
                     self.run(&mut rest);
                 }
             }
-            Fault::Storage => {
-                self.shared.set_ready(false);
-                self.db = None;
-                self.in_doubt.extend(jobs.iter().filter_map(|job| job.in_doubt()));
-                self.answer(jobs, Some(&StoreError::Write(error.to_string().into())));
-            }
+            Fault::Storage => self.lose_connection(jobs, &error.to_string()),
             Fault::Work if jobs.len() == 1 => {
                 self.answer(jobs, Some(&StoreError::Write(error.to_string().into())));
             }
@@ -228,6 +231,14 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Whether the disk has what the group wrote is not known: nothing succeeds until a new connection is proved.
+    fn lose_connection(&mut self, jobs: &mut Vec<Box<dyn Job>>, why: &str) {
+        self.shared.set_ready(false);
+        self.db = None;
+        self.in_doubt.extend(jobs.iter().filter_map(|job| job.in_doubt()));
+        self.answer(jobs, Some(&StoreError::Write(why.into())));
     }
 
     fn answer(&self, jobs: &mut Vec<Box<dyn Job>>, fault: Option<&StoreError>) {
@@ -243,6 +254,7 @@ impl Writer {
         db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut group = Group { db, node: &self.node, shared: &self.shared, effects: Effects::default() };
         let ran = jobs.iter_mut().try_for_each(|job| job.run(&mut group));
+        trip("writer");
         let effects = group.effects;
         let done = ran
             .and_then(|()| write_counters(db, &effects))
