@@ -120,7 +120,7 @@ pub enum Line {
         result: String,
         note: String,
     },
-    Status(StatusView),
+    Status(Box<StatusView>),
     /// Of any kind, as a script and as a person read it.
     Told {
         object: serde_json::Value,
@@ -252,7 +252,7 @@ impl Control {
             }
             Request::Status => {
                 let status = self.status(now).await?;
-                asker.tell([Line::Status(status)]).await?;
+                asker.tell([Line::Status(Box::new(status))]).await?;
             }
             Request::Audit { select } => self.audit(asker, &select, now).await?,
             Request::Pause { route, duration } => {
