@@ -14,6 +14,7 @@ use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, wait_for};
 mod commands;
 mod framing;
 mod dialogs;
+mod duplicates;
 mod golden;
 mod ground;
 mod limits;

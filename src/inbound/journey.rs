@@ -6,10 +6,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-
 use super::checks::Checked;
-use super::{Inbound, Ruling};
+use super::{Inbound, Ruling, duplicates};
 use crate::address::Mailbox;
 use crate::bounce::{self, Admin, Authentication};
 use crate::clock::Timestamp;
@@ -76,15 +74,14 @@ impl Inbound {
 
         let id = self.ids.next(message.at, &self.chance);
         let record = record(ruling, &message, &header, &body, &checked, id);
+        let body_hash = body_hash(ruling, &planned, &message, &body).await?;
         let mut legs = Vec::with_capacity(planned.len());
         let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
             let notices = notices(ruling, plan, &message.envelope, checked.authentication);
             let mut leg = new_leg(ruling, plan, n, &record, &checked, notices);
             leg.errand = probe.unwrap_or_default();
-            if checked.dmarc_at_risk() {
-                events::dmarc_at_risk(&leg.route);
-            }
+            leg.dedupe = body_hash.and_then(|body| dedupe(ruling, plan, &header.message_id, &body));
             // The slot is reserved before the commit: a leg without one is committed ownerless and due.
             let slot = match leg.state {
                 State::Queued => self.handover.reserve_within(&leg.route, SLOT_PATIENCE).await,
@@ -97,6 +94,9 @@ impl Inbound {
         let size = record.size;
         let mut queued = self.store.commit(record, legs).await.map_err(|error| store_refusal(&error))?;
 
+        if checked.dmarc_at_risk() {
+            tell_at_risk(&queued, &planned);
+        }
         self.hand_over(&mut queued, slots, &planned);
         let took = self.clock.monotonic().saturating_sub(started);
         self.report(&message, (id, size, &header.message_id), &planned, took);
@@ -310,7 +310,6 @@ fn new_leg(
     checked: &Checked,
     notices: Notices,
 ) -> NewLeg {
-    let window = ruling.routes.get(&plan.leg.route).and_then(|route| route.dedupe);
     let mut detail = plan.detail.clone();
     let (sender, too_long) = ruling.reverse_path(&record.sender, &plan.leg.target, record.received);
     if let Some(too_long) = too_long {
@@ -331,9 +330,37 @@ fn new_leg(
         cuts: checked.cuts.clone(),
         rules: plan.rules.clone(),
         notices,
-        dedupe: window.and_then(|window| dedupe_key(plan, record, window)),
+        dedupe: None,
         errand: Errand::Deliver,
         handed_over: false,
+    }
+}
+
+/// The hash of the body, where a route asks whether it had the same before.
+async fn body_hash(
+    ruling: &Ruling,
+    planned: &[Planned],
+    message: &Arrived<'_>,
+    body: &StoredBody,
+) -> Result<Option<[u8; 32]>, Refusal> {
+    if !planned.iter().any(|plan| ruling.dedupe_window(&plan.leg.route).is_some()) {
+        return Ok(None);
+    }
+    let hash = duplicates::body_hash(body, message.head.as_bytes().len()).await;
+    hash.map(Some).map_err(|error| store_refusal(&error))
+}
+
+fn dedupe(ruling: &Ruling, plan: &Planned, message_id: &str, body: &[u8; 32]) -> Option<DedupeKey> {
+    let window = ruling.dedupe_window(&plan.leg.route)?;
+    duplicates::key(message_id, body, &plan.leg.target, &plan.alias, window)
+}
+
+/// Counts the legs that are on disk: what was not accepted is at no risk, and a duplicate goes nowhere.
+fn tell_at_risk(queued: &Queued, planned: &[Planned]) {
+    for (n, plan) in (1u16..).zip(planned) {
+        if !queued.duplicates().contains(&n) {
+            events::dmarc_at_risk(&plan.leg.route);
+        }
     }
 }
 
@@ -348,25 +375,6 @@ fn notices(ruling: &Ruling, plan: &Planned, envelope: &Envelope, authentication:
         ret: envelope.dsn.ret,
         envid: envelope.dsn.envid.clone(),
     }
-}
-
-/// Message-ID, body, final target and alias make a duplicate. Without a Message-ID nothing is one.
-fn dedupe_key(plan: &Planned, record: &NewMessage, window: Duration) -> Option<DedupeKey> {
-    if record.message_id.is_empty() {
-        return None;
-    }
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in [
-        record.message_id.as_bytes(),
-        record.body.sha256(),
-        plan.leg.target.key().as_bytes(),
-        plan.alias.key().as_bytes(),
-    ] {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    let hash = context.finish().as_ref().try_into().expect("SHA-256 has 32 octets");
-    Some(DedupeKey { hash, window })
 }
 
 /// Postfix's `in_flow_delay` is a second; a lane that moves at all has a place for us within a few milliseconds.

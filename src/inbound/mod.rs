@@ -36,6 +36,7 @@ pub mod probe;
 mod balancer;
 mod checks;
 mod pace;
+mod duplicates;
 mod connection;
 mod journey;
 
@@ -77,6 +78,11 @@ impl Ruling {
             Ok(rewritten) => (rewritten, None),
             Err(too_long) => (sender.clone(), Some(too_long)),
         }
+    }
+
+    /// For how long the route takes a second copy of a message for a duplicate.
+    fn dedupe_window(&self, route: &str) -> Option<Duration> {
+        self.routes.get(route).and_then(|route| route.dedupe)
     }
 
     /// What becomes of mail for one recipient: by the rules, or in the SRS domain by the address itself.
