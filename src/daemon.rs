@@ -21,9 +21,11 @@ use crate::admin::drain::{End, Ending};
 use crate::admin::http::{self, Health, Metrics};
 use crate::admin::pause;
 use crate::admin::probe::Door;
+use crate::auth::key_file::{self, Found};
+use crate::auth::sign::Signer;
 use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Config, Listener};
+use crate::config::{Config, KeyPlace, Listener};
 use crate::contain::{contain, supervise, trip};
 use crate::dns::Dns;
 use crate::dns::cache::Cache;
@@ -283,8 +285,30 @@ fn start_outbound(config: &Config, ports: Ports, listeners: &[SocketAddr]) -> Ou
         expire: config.queue.expire,
         timeouts: TIMEOUTS,
         addresses: listeners.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect(),
+        signer: signer(config),
     };
     Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect())
+}
+
+/// What notifications are signed with. Without a key they go out unsigned: better than not at all.
+fn signer(config: &Config) -> Option<Arc<Signer>> {
+    let dkim = config.dkim.as_ref()?;
+    let opened = match &dkim.key {
+        KeyPlace::Own(path) => key_file::open_or_make(path),
+        KeyPlace::Given(path) => key_file::open(path).map(|key| (key, Found::There)),
+    };
+    match opened {
+        Ok((key, found)) => {
+            if found == Found::Made {
+                events::dkim_key_made(&dkim.key.path().display().to_string(), dkim.selector.as_str());
+            }
+            Some(Arc::new(Signer::new(key, dkim.selector.clone())))
+        }
+        Err(error) => {
+            events::dkim_key_unusable(&error);
+            None
+        }
+    }
 }
 
 fn open_certificate(config: &Config, now: Timestamp) -> anyhow::Result<Option<Arc<tls::Server>>> {

@@ -187,6 +187,11 @@ pub fn notification_made(leg: &LegId, id: MessageId, action: &'static str, to: &
     info!(event = "notification", %leg, message = %id, action, to = %quoted(&masked(to)), "notification made");
 }
 
+/// A notification goes out without a signature.
+pub fn notification_unsigned(id: MessageId, error: &dyn Display) {
+    warn!(event = "notification-unsigned", message = %id, %error, "a notification goes out unsigned");
+}
+
 /// The queue committed a group of `messages` in `took`.
 pub fn group_committed(messages: usize, took: Duration) {
     histogram!("pointsman_commit_seconds").record(took.as_secs_f64());
@@ -326,6 +331,16 @@ pub fn serving(listeners: &str, admin: Option<SocketAddr>) {
     gauge!("pointsman_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let admin = admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     info!(event = "serving", version = env!("CARGO_PKG_VERSION"), listeners, admin);
+}
+
+/// The first start made a key for notifications; its record is not published yet.
+pub fn dkim_key_made(path: &str, selector: &str) {
+    info!(event = "dkim-key-made", path, selector, "made a DKIM key");
+}
+
+/// There is no key that we can sign with.
+pub fn dkim_key_unusable(error: &dyn Display) {
+    tracing::error!(event = "dkim-key-unusable", %error, "notifications go out unsigned");
 }
 
 /// The queue can be written again, or no more: then new mail is answered 4xx.

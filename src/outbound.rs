@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::auth::sign::Signer;
 use crate::clock::{Clock, Timestamp};
 use crate::contain::{contain, trip};
 use crate::dns::Dns;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Of our listeners, where they are bound to one: an MX that leads there is ourselves.
     pub addresses: Vec<IpAddr>,
+    /// What notifications are signed with; without it they go out unsigned.
+    pub signer: Option<Arc<Signer>>,
 }
 
 /// The ports that the conductor stands on.

@@ -148,6 +148,7 @@ impl World {
             expire: 30 * HOUR,
             timeouts: Timeouts::rfc5321(),
             addresses: Vec::new(),
+            signer: None,
         };
         let outbound = Outbound::start(ports, settings, routes.values().map(|route| (**route).clone()).collect());
         World { clock, store, inbound: Inbound::new(parts, ruling), crms, _outbound: outbound, _folder: folder }

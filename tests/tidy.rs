@@ -74,7 +74,7 @@ const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (r"\brusqlite\b", &["src/queue/sqlite"], "go through the `Store` port"),
     (r"\b(tokio_)?rustls(_native_certs)?::", &["src/tls.rs", "src/tls/"], "let `tls` translate to our types"),
     (r"\bhickory_resolver\b", &["src/dns/resolver.rs", "src/auth/verify/"], "go through the `Dns` port"),
-    (r"\bmail_auth\b", &["src/auth/verify/"], "let `auth::verify` translate to our types"),
+    (r"\bmail_auth\b", &["src/auth/verify/", "src/auth/sign.rs"], "let `auth` translate to our types"),
     (r"\bmail_parser\b", &["src/message/"], "let `message` translate to our types"),
     (r"\blistenfd\b", &["src/listen.rs"], "let `listen` hand out listeners"),
     (r"\bsd_notify\b", &["src/supervisor.rs"], "let `supervisor` tell"),

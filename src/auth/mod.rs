@@ -2,13 +2,16 @@
 //!
 //! [`spf`] is ours; `verify` asks a library for the signatures and puts everything together; [`results`] writes
 //! the report into a header field and [`cuts`] finds what a stranger wrote in our name. The words are RFC 8601's. A DNS
-//! failure is `temperror` throughout: it never becomes a verdict.
+//! failure is `temperror` throughout: it never becomes a verdict. [`sign`] is the other way round: what we write ourselves
+//! says who we are.
 
 use crate::address::ReversePath;
 
 pub mod cuts;
 pub mod disposition;
+pub mod key_file;
 pub mod results;
+pub mod sign;
 pub mod spf;
 pub mod verify;
 

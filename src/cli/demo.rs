@@ -199,6 +199,9 @@ address = "127.0.0.1:0"
 
 [queue]
 min-free = "1MiB"
+
+[dkim]
+sign = "off"
 "#;
 
 const RULES: &str = r#"[domain."solarmora.com"]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::auth::key_file;
 use crate::clock::{Clock, SystemClock};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::relay::TlsMode;
@@ -13,7 +14,7 @@ use crate::rules::set::Counts;
 use crate::tls;
 
 use super::raw::{self, Raw};
-use super::{Config, RuleSource, resolve};
+use super::{Config, KeyPlace, RuleSource, resolve};
 
 pub(super) fn load(path: &Path) -> Result<(Config, Report), Report> {
     let mut report = Report::default();
@@ -44,11 +45,15 @@ fn read_all(path: &Path, report: &mut Report) -> Option<Config> {
     };
     let before = report.errors();
     let placed = CertificatePlaces::of(&raw);
+    let dkim_key = raw.dkim.as_ref().and_then(|dkim| dkim.key.as_ref()).map(|key| key.place.clone());
     let config = resolve(path, raw, sources, &read, report);
     let config = config.filter(|config| placed.check(config, report));
     // Errors in the main file do not keep the rules from being checked, but they keep the whole from being used.
     let config = if before > 0 { None } else { config };
-    config.inspect(|config| secrets_readable_by_all(config, report))
+    config.inspect(|config| {
+        secrets_readable_by_all(config, report);
+        look_at_dkim_key(config, dkim_key.as_ref(), report);
+    })
 }
 
 /// Where the data directory of the configuration at `path` is, whatever else is wrong with it: who looks into the queue
@@ -212,12 +217,33 @@ fn secrets_readable_by_all(config: &Config, report: &mut Report) {
     for (name, place) in config.rules.target_files() {
         let folder = Path::new(&place.source.path).parent().unwrap_or(Path::new(""));
         let path = folder.join(name);
-        let readable = std::fs::metadata(&path).is_ok_and(|data| data.permissions().mode() & 0o004 != 0);
-        if readable {
+        if is_readable_by_all(&path) {
             let open = Diagnostic::warning(format!("`{}` can be read by everybody", path.display())).at(place);
             report.add(open.help(format!("chmod o-r {}", path.display())));
         }
     }
+}
+
+/// Without its key the daemon serves all the same, and what it writes goes out unsigned.
+fn look_at_dkim_key(config: &Config, place: Option<&Place>, report: &mut Report) {
+    let Some(dkim) = &config.dkim else { return };
+    let path = dkim.key.path();
+    let finding = match key_file::open(path) {
+        Ok(_) if is_readable_by_all(path) => {
+            Diagnostic::warning(format!("`{}` can be read by everybody", path.display()))
+                .help(format!("chmod go= {}", path.display()))
+        }
+        Ok(_) => return,
+        // The first start makes it.
+        Err(error) if error.is_missing() && matches!(dkim.key, KeyPlace::Own(_)) => return,
+        Err(error) => Diagnostic::warning(format!("no DKIM key: {error}"))
+            .help("until it can be used notifications go out unsigned; `openssl genrsa 2048` makes one"),
+    };
+    report.add(placed(finding, place));
+}
+
+fn is_readable_by_all(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o004 != 0)
 }
 
 /// What `check` says besides findings.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::Domain;
 use crate::auth;
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
@@ -27,7 +28,7 @@ pub mod load;
 pub use crate::tls::ListenerTls;
 pub use load::{Summary, check};
 
-use raw::{Raw, RawHost, RawRoute, RawSrs};
+use raw::{Raw, RawDkim, RawHost, RawRoute, RawSrs};
 
 /// Everything that the daemon is told.
 #[derive(Clone, Debug)]
@@ -57,6 +58,8 @@ pub struct Config {
     pub log: LogFormat,
     /// `None`: no sender is rewritten.
     pub srs: Option<Arc<Srs>>,
+    /// `None`: notifications go out unsigned.
+    pub dkim: Option<Dkim>,
     pub rules: Arc<RuleSet>,
     /// In the order in which they were read.
     pub rule_files: Vec<PathBuf>,
@@ -101,6 +104,31 @@ pub struct Retention {
     pub ledger: Duration,
     pub bodies: Duration,
     pub quarantine: Duration,
+}
+
+/// What notifications are signed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dkim {
+    pub selector: Domain,
+    pub key: KeyPlace,
+}
+
+/// Where the DKIM key stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// In `data`, where the daemon makes it when it is missing.
+    Own(PathBuf),
+    /// Where the configuration says: it must be there.
+    Given(PathBuf),
+}
+
+impl KeyPlace {
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            KeyPlace::Own(path) | KeyPlace::Given(path) => path,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +183,7 @@ pub fn resolve(
     }
     let srs = raw.srs.as_ref().and_then(|raw| srs(path, raw, read, report));
     let data = data_dir(path, &raw);
+    let dkim = dkim(raw.dkim.as_ref(), &folder, &data);
     let admin = raw.admin.map(|admin| Admin {
         address: admin.address.unwrap_or(SocketAddr::from(ADMIN)),
         token_file: admin.token_file.map_or_else(|| data.join("admin.token"), |file| folder.join(file)),
@@ -192,6 +221,7 @@ pub fn resolve(
         admin,
         log: raw.log_format.unwrap_or(LogFormat::Json),
         srs,
+        dkim,
         rules: Arc::new(parsed.rules),
         rule_files: rule_sources.into_iter().map(|file| file.path).collect(),
         data,
@@ -232,6 +262,20 @@ fn srs(
         report.add(empty.help("until it does no sender is rewritten"));
     }
     srs.map(Arc::new)
+}
+
+/// Signing is on unless it is switched off: a record that is not published yet makes a signature count for nothing, and
+/// harms nothing (RFC 6376 §6.1).
+fn dkim(raw: Option<&RawDkim>, folder: &Path, data: &Path) -> Option<Dkim> {
+    if raw.and_then(|raw| raw.sign) == Some(false) {
+        return None;
+    }
+    let selector = raw.and_then(|raw| raw.selector.clone());
+    let key = match raw.and_then(|raw| raw.key.as_ref()) {
+        Some(written) => KeyPlace::Given(folder.join(&written.value)),
+        None => KeyPlace::Own(data.join(DKIM_KEY)),
+    };
+    Some(Dkim { selector: selector.unwrap_or_else(|| Domain::parse(SELECTOR).expect("it is one label")), key })
 }
 
 fn data_dir(path: &Path, raw: &Raw) -> PathBuf {
@@ -331,6 +375,9 @@ fn default_route(name: &str) -> Route {
     }
 }
 
+const DKIM_KEY: &str = "dkim.key";
+/// Nobody else's, so that the record can stand beside those of the domain's other senders.
+const SELECTOR: &str = "pointsman";
 /// Where packages put a daemon's state.
 const DATA: &str = "/var/lib/pointsman";
 /// All addresses, the port of MX hosts (RFC 5321 §4.5.4.2).

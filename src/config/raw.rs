@@ -42,6 +42,7 @@ pub struct Raw {
     pub auth: Option<Settings>,
     pub dns_servers: Vec<SocketAddr>,
     pub srs: Option<RawSrs>,
+    pub dkim: Option<RawDkim>,
     pub inert: Vec<String>,
 }
 
@@ -92,6 +93,13 @@ pub struct RawSrs {
 }
 
 #[derive(Debug)]
+pub struct RawDkim {
+    pub sign: Option<bool>,
+    pub selector: Option<Domain>,
+    pub key: Option<Placed<String>>,
+}
+
+#[derive(Debug)]
 pub struct RawAdmin {
     pub address: Option<SocketAddr>,
     pub token_file: Option<String>,
@@ -126,6 +134,7 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         log.finish();
     }
     raw.srs = root.section("srs").and_then(srs);
+    raw.dkim = root.section("dkim").map(dkim);
     if let Some(section) = root.section("upstream") {
         raw.upstream = upstream(section);
     }
@@ -402,6 +411,23 @@ fn srs(mut section: Section<'_>) -> Option<RawSrs> {
     Some(RawSrs { domain: domain?.value, secrets: secrets?, place })
 }
 
+fn dkim(mut section: Section<'_>) -> RawDkim {
+    let sign = section.take("sign").and_then(|v| v.choice(&[("on", true), ("off", false)]));
+    let dkim = RawDkim {
+        sign: sign.map(|sign| sign.value),
+        selector: section.take("selector").and_then(|v| v.parsed(selector)).map(|selector| selector.value),
+        key: section.take("key").and_then(|v| v.string()),
+    };
+    section.finish();
+    dkim
+}
+
+/// RFC 6376 §3.1: labels of a domain name, of which each must fit `<selector>._domainkey.<domain>`.
+fn selector(text: &str) -> Result<Domain, &'static str> {
+    let parsed = Domain::parse(text).ok().filter(|domain| !domain.is_literal() && text.len() <= SELECTOR_OCTETS_MAX);
+    parsed.ok_or("expected letters, digits and hyphens, such as `pointsman` or `mail.2026`, at most 63")
+}
+
 /// What kind of system a route leads to.
 const PROFILES: [&str; 16] = [
     "auto",
@@ -421,6 +447,8 @@ const PROFILES: [&str; 16] = [
     "generic",
     "mailhost",
 ];
+/// One label's length; the domains behind it have 255 octets for both.
+const SELECTOR_OCTETS_MAX: usize = 63;
 /// One destination with more sessions than this is a mistake; Google closes at 20 to 100.
 const CONCURRENCY_MAX: u64 = 1_000;
 /// RFC 5321 §4.5.3.1.8 asks for 100; each costs memory in every session.

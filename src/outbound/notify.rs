@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::address::{Mailbox, ReversePath};
+use crate::address::{Domain, Mailbox, ReversePath};
 use crate::bounce::{self, Event, Notice, Original, Reported, Told};
 use crate::clock::Timestamp;
 use crate::envelope::BodyType;
 use crate::events;
+use crate::id::MessageId;
 use crate::message::Head;
 use crate::outbound::Shared;
 use crate::queue::body::BodyReader;
@@ -109,7 +110,7 @@ fn notification(
         original: Original { header: header.as_bytes(), arrived: leg.received, attempted: at },
     });
     events::notification_made(&leg.id, id, reported.as_str(), to.as_str());
-    let body = StoredBody::from_bytes(composed.bytes);
+    let body = StoredBody::from_bytes(signed(shared, id, from.domain(), composed.bytes));
     let message = NewMessage {
         id,
         received: at,
@@ -132,6 +133,18 @@ fn notification(
         body,
     };
     Some(FollowUp::Message(Box::new(message), vec![leg_to(to, route, at)]))
+}
+
+/// The notification with our signature before it. Where it cannot be made the notification is owed all the same.
+fn signed(shared: &Shared, id: MessageId, domain: &Domain, message: Vec<u8>) -> Vec<u8> {
+    let Some(signer) = &shared.settings.signer else { return message };
+    match signer.sign(domain, &message) {
+        Ok(field) => [field.into_bytes(), message].concat(),
+        Err(error) => {
+            events::notification_unsigned(id, &error);
+            message
+        }
+    }
 }
 
 /// The notification's own leg. What becomes of it is told to nobody.

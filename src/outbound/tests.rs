@@ -370,6 +370,7 @@ impl World {
             expire,
             timeouts: Timeouts::rfc5321(),
             addresses: vec!["9.9.9.25".parse().unwrap()],
+            signer: None,
         };
         let outbound = Outbound::start(ports, settings, routes);
         World { store, crm, handover, clock, outbound }

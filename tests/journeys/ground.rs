@@ -17,7 +17,7 @@ fn in_a_directory_that_others_can_enter_they_can_read_nothing() {
     crm.answer(Stage::Rcpt, "450 4.2.1 later");
     daemon.send_bytes("aide@solarmora.com", &b"one line of many\r\n".repeat(10_000));
     let files = files(daemon.data());
-    for name in ["queue.db", "queue.db-wal", "refused.db", "addresses.json"] {
+    for name in ["queue.db", "queue.db-wal", "refused.db", "addresses.json", "dkim.key"] {
         assert!(files.iter().any(|path| path.ends_with(name)), "no {name} in {files:?}");
     }
     assert!(files.iter().any(|path| path.starts_with(daemon.data().join("bodies"))), "no body in {files:?}");
