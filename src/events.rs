@@ -335,7 +335,7 @@ pub fn serving(listeners: &str, admin: Option<SocketAddr>) {
 
 /// The first start made a key for notifications; its record is not published yet.
 pub fn dkim_key_made(path: &str, selector: &str) {
-    info!(event = "dkim-key-made", path, selector, "made a DKIM key");
+    info!(event = "dkim-key-made", path, selector, "made a DKIM key: `pointsman dns` prints the records to publish");
 }
 
 /// There is no key that we can sign with.

@@ -38,6 +38,7 @@ const PURE: &[&str] = &[
     "src/relay/mx.rs",
     "src/relay/outcome.rs",
     "src/config/raw.rs",
+    "src/config/records.rs",
     "src/config/units.rs",
     "src/bounce/",
     "src/admin/pages.rs",

@@ -1,6 +1,6 @@
 //! The command line: what an administrator types, and the exit code that comes back.
 //!
-//! `check` and `explain` read the configuration themselves. The others ask the running daemon over its control socket;
+//! `check`, `explain` and `dns` read the configuration themselves. The others ask the running daemon over its control socket;
 //! without a daemon, `queue list`, `queue show`, `quarantine list` and `trace` read the queue from disk.
 
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 mod ask;
 mod check;
 mod demo;
+mod dns;
 mod explain;
 mod render;
 mod serve;
@@ -38,6 +39,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show how the rules decide about a message, and why
     Explain(explain::ExplainArgs),
+    /// Print the DNS records to publish
+    Dns(Output),
     /// Look at legs and act on them
     #[command(subcommand)]
     Queue(ask::QueueCommand),
@@ -99,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Check(args) => Ok(check::run(&cli.config, args)),
         Command::Explain(args) => explain::run(&cli.config, args),
+        Command::Dns(output) => Ok(dns::run(&cli.config, *output)),
         Command::Queue(command) => ask::queue(&cli.config, command),
         Command::Quarantine(command) => ask::quarantine(&cli.config, command),
         Command::Trace(args) => ask::trace(&cli.config, args),

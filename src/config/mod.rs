@@ -24,6 +24,7 @@ use crate::tls;
 pub mod units;
 pub mod raw;
 pub mod load;
+pub mod records;
 
 pub use crate::tls::ListenerTls;
 pub use load::{Summary, check};

@@ -216,6 +216,11 @@ impl RuleSet {
         self.domain_index.contains_key(domain)
     }
 
+    /// Our domains, in the order of the files.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.domains.iter().map(|domain| &domain.name)
+    }
+
     /// What a bare `<postmaster>` stands for (RFC 5321 §4.5.1): postmaster at the first domain declared.
     #[must_use]
     pub fn postmaster(&self) -> Option<Mailbox> {
