@@ -674,6 +674,27 @@ async fn a_delivery_is_told_only_to_who_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unknown_recipient_of_a_notification_holds_nothing() {
+    let unknown: Mood = |_| Way::Rcpt("550 5.1.1 no such user");
+    let world = World::new(&[("default", &[("crm", unknown)])]);
+    let leg = world.leg(1, "default");
+    let alias = leg.target.as_str().to_owned();
+    world.accept_leg(OwnedLeg { alias, sender: ReversePath::Null, ..leg });
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.state(1), (State::Quarantined, Reason::UnknownTarget));
+    world.outbound.shutdown(MINUTE).await;
+    for (zone, state) in [("crm.example MX 0 .", State::Quarantined), ("other.example A 9.9.9.9", State::Quarantined)] {
+        let world = World::of(vec![mx_route("default", 1)], BTreeMap::new(), zone, DAY);
+        let leg = world.leg(1, "default");
+        let alias = leg.target.as_str().to_owned();
+        world.accept_leg(OwnedLeg { alias, sender: ReversePath::Null, ..leg });
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.state(1), (state, Reason::UnknownTarget), "{zone}");
+        world.outbound.shutdown(MINUTE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_held_leg_goes_when_the_target_exists() {
     let mood: Mood = |at| if at < 90 * MINUTE { Way::Rcpt("550 5.1.1 who?") } else { Way::Well };
     let world = World::new(&[("crm", &[("crm", mood)])]);

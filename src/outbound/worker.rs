@@ -97,7 +97,11 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
             unreachable(lane, shared, leg, error, began, started).await;
         }
         Carried::NoHost(why) => {
-            let settlement = hold(&leg, shared.now(), why.reason(), &why.to_string());
+            let mut settlement = hold(&leg, shared.now(), why.reason(), &why.to_string());
+            if leg.keeps_recipient() && why.reason() == Reason::UnknownTarget {
+                // Whom a notification cannot reach is no mistake of an administrator's.
+                (settlement.state, settlement.due) = (State::Quarantined, None);
+            }
             finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unread(StoreError::Damaged(what)) => {
@@ -407,8 +411,9 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
         bounce::Told::Nobody => Refused::Waits,
         bounce::Told::Sender(_) | bounce::Told::Admin { .. } | bounce::Told::Suppressed => Refused::Ends,
     };
+    let outcome = if leg.keeps_recipient() { said.outcome().of_kept_recipient() } else { said.outcome() };
     let (state, reason, wait) = match leg.errand {
-        Errand::Deliver => said.outcome().state(expiry, due.since(now), refused),
+        Errand::Deliver => outcome.state(expiry, due.since(now), refused),
         Errand::AskRcpt => (State::Discarded, Reason::Probe, None),
     };
     let (words, result) = (outcome::words(&said.verdict), outcome::result(&said.verdict));

@@ -137,6 +137,19 @@ fn is_authentication(detail: u16, text: &str) -> bool {
 }
 
 impl Outcome {
+    /// The outcome for a leg whose recipient nobody put in another's place: the one that the sender wrote to, or the one
+    /// that a notification goes to. That he is unknown there is not the fault of our rules, and mends itself in no hour.
+    pub fn of_kept_recipient(self) -> Outcome {
+        match self {
+            Outcome::Hold(reason, _) => Outcome::Bounce(reason),
+            Outcome::Delivered
+            | Outcome::Retry(_)
+            | Outcome::Quarantine(_)
+            | Outcome::Bounce(_)
+            | Outcome::RouteFault => self,
+        }
+    }
+
     /// The state and reason that the outcome puts a leg in, and when it is due again there. `expired` says that
     /// the attempt was made after the queue's `expire`; `retry` is the schedule's answer; `refused`, what becomes of
     /// a leg that is refused for good.
