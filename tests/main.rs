@@ -16,6 +16,7 @@ mod operating;
 mod notices;
 mod peers;
 mod service;
+mod signing;
 mod crash;
 mod day;
 mod memory;

@@ -16,6 +16,7 @@ pub mod client;
 pub mod crm;
 pub mod daemon;
 pub mod disk;
+pub mod dkim;
 pub mod dns;
 pub mod postfix;
 pub mod postsrsd;
