@@ -23,6 +23,12 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Days since 1970 that have begun, in UTC.
+    #[must_use]
+    pub fn day(self) -> u64 {
+        self.since(Timestamp(0)).as_secs() / (24 * 60 * 60)
+    }
+
     /// The date and time as RFC 5322 §3.3 writes it in a header field, in UTC.
     #[must_use]
     pub fn rfc5322(self) -> String {
@@ -113,6 +119,11 @@ mod tests {
         let at = Timestamp(1_795_292_431_042);
         assert_eq!(at.to_string(), "2026-11-21T20:20:31.042Z");
         assert_eq!(at.rfc5322(), "Sat, 21 Nov 2026 20:20:31 +0000");
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight() {
+        assert_eq!([-1, 0, 86_399_999, 86_400_000].map(|at| Timestamp(at).day()), [0, 0, 0, 1]);
     }
 
     #[test]

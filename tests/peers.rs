@@ -6,7 +6,7 @@ use std::process::Command;
 
 use pointsman::address::{Domain, Mailbox};
 use pointsman::clock::{Clock, SystemClock};
-use pointsman::srs::Srs;
+use pointsman::srs::{Leads, Srs};
 
 use crate::harness::postfix::{Postfix, SmtpSink, smtp_source};
 use crate::harness::postsrsd::Postsrsd;
@@ -164,14 +164,20 @@ fn postsrsd_and_we_restore_what_the_other_has_rewritten() {
     ] {
         let sender = Mailbox::parse(text).unwrap();
         let theirs = peer.forward(text).unwrap_or_else(|| panic!("postsrsd does not rewrite {text}"));
-        assert_eq!(both.restore(&Mailbox::parse(&theirs).unwrap(), now), Ok(sender.clone()), "{theirs}");
-        for ours in [both.rewrite(&sender, now).unwrap(), old.rewrite(&sender, now).unwrap()] {
+        let read = both.read(&Mailbox::parse(&theirs).unwrap(), now).map(|read| read.leads);
+        assert_eq!(read, Ok(Leads::To(sender.clone())), "{theirs}");
+        for ours in [both.rewrite(&sender, now).path, old.rewrite(&sender, now).path] {
             assert_eq!(peer.reverse(ours.as_str()).as_deref(), Some(text), "{ours}");
         }
         // Another's secret is nobody's.
-        let strange = srs(&["guessed"]).rewrite(&sender, now).unwrap();
+        let strange = srs(&["guessed"]).rewrite(&sender, now).path;
         assert_eq!(peer.reverse(strange.as_str()), None, "{strange}");
     }
+    // What holds an id instead of a sender it takes for nobody's, though the secret is the same.
+    let long = Mailbox::parse(&format!("{}@example.org", "x".repeat(60))).unwrap();
+    let held = both.rewrite(&long, now);
+    assert!(held.author.id.is_some());
+    assert_eq!(peer.reverse(held.path.as_str()), None, "{}", held.path);
 }
 
 fn swaks(daemon: &Daemon, options: &[&str]) -> String {

@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::events;
 use crate::id::LegId;
 use crate::inbound::{Inbound, Ruling};
-use crate::queue::StoreError;
 use crate::queue::sqlite::{Filter, LegRow, OperateResult, Operated, Operation, SqliteStore};
+use crate::queue::{Store, StoreError};
 use crate::rules::LegPlan;
 
 /// What is to be done.
@@ -215,7 +215,10 @@ impl Operator<'_> {
         let messages: BTreeSet<_> = rows.iter().map(|row| row.id.message).collect();
         for id in messages {
             let Some(message) = self.store.message(id).await.map_err(said)? else { continue };
-            for redecided in replan::redecide(ruling, &message, &chosen, self.now)? {
+            let (aliases, paths): (Vec<_>, Vec<_>) = replan::return_paths(ruling, &message).into_iter().unzip();
+            let known = self.store.originals(paths).await.map_err(said)?;
+            let originals = aliases.into_iter().zip(known).collect();
+            for redecided in replan::redecide(ruling, &message, &originals, &chosen, self.now)? {
                 let to = format!("to {} by route {}", redecided.to.target_word(), redecided.to.route);
                 let note = if redecided.note.is_empty() { to } else { format!("{to}; {}", redecided.note) };
                 plan.notes.insert(redecided.leg, note);
@@ -244,7 +247,7 @@ fn release(ruling: &Ruling, rows: Vec<LegRow>) -> Plan {
     for leg in rows {
         let addresses = (Mailbox::parse(&leg.recipient), Mailbox::parse(&leg.target));
         if let (Ok(recipient), Ok(target)) = addresses
-            && ruling.rules.comes_back(&recipient, &target, &leg.route)
+            && ruling.comes_back(&recipient, &target, &leg.route)
         {
             let note = format!("`{target}` is an alias of ours, and it would come back: redecide or retarget it");
             plan.refused.push(Told { leg, done: false, result: "refused", note });

@@ -5,16 +5,18 @@
 //! the rules decide about the alias: a leg keeps its target where the rules still want it, what is left of the rules'
 //! legs goes to what is left of ours, and no two legs ever get one target.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::address::{Mailbox, ReversePath};
+use crate::bounce::Authentication;
 use crate::clock::Timestamp;
 use crate::id::LegId;
 use crate::inbound::Ruling;
 use crate::queue::sqlite::{LegRow, MessageRow, Replacement};
 use crate::queue::{Reason, State};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
+use crate::srs::{Original, ReturnPath};
 use crate::stamp;
 
 /// `row` sent on to where `plan` says, at once.
@@ -31,11 +33,31 @@ pub struct Redecided {
     pub note: String,
 }
 
+/// What the ledger knows of return paths, by the recipient that is one.
+pub type Originals = HashMap<String, Option<Original>>;
+
+/// The recipients of `message` that are return paths of ours: the ledger must be asked about them before `redecide`.
+#[must_use]
+pub fn return_paths(ruling: &Ruling, message: &MessageRow) -> Vec<(String, ReturnPath)> {
+    let mut paths: Vec<(String, ReturnPath)> = Vec::new();
+    for alias in message.legs.iter().map(|leg| &leg.recipient) {
+        let Ok(recipient) = Mailbox::parse(alias) else { continue };
+        // It was in time when it came, however long it has waited since.
+        if let Some(Ok(path)) = ruling.return_path(&recipient, message.received)
+            && paths.iter().all(|(known, _)| known != alias)
+        {
+            paths.push((alias.clone(), path));
+        }
+    }
+    paths
+}
+
 /// What today's rules make of the legs of `message` that are `chosen`. Those that cannot be moved, because they are
 /// final or in flight, are left out, and what they go to is taken.
 pub fn redecide(
     ruling: &Ruling,
     message: &MessageRow,
+    originals: &Originals,
     chosen: &HashSet<LegId>,
     now: Timestamp,
 ) -> Result<Vec<Redecided>, String> {
@@ -46,14 +68,14 @@ pub fn redecide(
         let (moving, staying): (Vec<&LegRow>, Vec<&LegRow>) =
             legs.partition(|leg| chosen.contains(&leg.id) && leg.state.is_open() && !leg.in_flight);
         if let Some(first) = moving.first() {
-            let decision = decide(ruling, message, first, now)?;
+            let decision = decide(ruling, message, originals, first)?;
             done.extend(redecide_alias(ruling, decision, &moving, &staying, now)?);
         }
     }
     Ok(done)
 }
 
-fn decide(ruling: &Ruling, message: &MessageRow, leg: &LegRow, now: Timestamp) -> Result<Decision, String> {
+fn decide(ruling: &Ruling, message: &MessageRow, originals: &Originals, leg: &LegRow) -> Result<Decision, String> {
     let recipient = Mailbox::parse(&leg.recipient).map_err(|error| format!("{}: {error}", leg.id))?;
     let sender = ReversePath::parse(&message.sender).map_err(|error| format!("{}: {error}", leg.id))?;
     let facts = Facts {
@@ -63,7 +85,8 @@ fn decide(ruling: &Ruling, message: &MessageRow, leg: &LegRow, now: Timestamp) -
         helo: Some(&message.helo),
         auth: Fact::Known(recorded_auth(&message.facts)),
     };
-    Ok(ruling.decide(&facts, now))
+    let original = originals.get(&leg.recipient).and_then(Option::as_ref);
+    Ok(ruling.decide(&facts, Fact::Known(original), message.received))
 }
 
 /// What the checks found when the message came in: today they would find something else, or nothing.
@@ -165,16 +188,15 @@ fn place(
     let wrong = |error: crate::address::AddressError| format!("{}: {error}", row.id);
     let alias = Mailbox::parse(&row.recipient).map_err(wrong)?;
     let original = ReversePath::parse(&row.message_sender).map_err(wrong)?;
-    let (sender, too_long) = ruling.reverse_path(&original, &plan.target, now);
-    let Start { state, reason, mut detail } = start;
-    if let Some(too_long) = too_long {
-        detail = if detail.is_empty() { too_long.to_string() } else { format!("{detail}; {too_long}") };
-    }
+    let Start { state, reason, detail } = start;
+    let authentication = if row.authenticated { Authentication::Proven } else { Authentication::Absent };
+    let (sender, authorship) = ruling.reverse_path(&original, &plan.target, now, authentication, state);
     Ok(Replacement {
         target: plan.target.clone(),
         target_name: plan.target_name.clone(),
         route: plan.route.clone(),
         sender,
+        authorship,
         state,
         reason,
         detail,
@@ -267,6 +289,7 @@ mod tests {
             subject: String::new(),
             message_id: String::new(),
             size: 1,
+            authenticated: false,
         }
     }
 
@@ -354,7 +377,7 @@ mod tests {
             let rows = (1u16..).zip(&legs).map(|(n, (target, state, _))| row(n, target, *state)).collect();
             let message = message(rows);
             let chosen = message.legs.iter().zip(&legs).filter(|(_, (.., chosen))| *chosen).map(|(leg, _)| leg.id);
-            let done = redecide(&ruling(alias), &message, &chosen.collect(), NOW).unwrap();
+            let done = redecide(&ruling(alias), &message, &Originals::new(), &chosen.collect(), NOW).unwrap();
             let found: Vec<(u16, &str, State)> =
                 done.iter().map(|one| (one.leg.n, one.to.target.as_str(), one.to.state)).collect();
             assert_eq!(found, expected, "{alias}");
@@ -375,7 +398,7 @@ mod tests {
         ] {
             let row = row(1, "old@x.example", State::Queued);
             let message = MessageRow { facts: facts.into(), ..message(vec![row.clone()]) };
-            let done = redecide(&ruling, &message, &HashSet::from([row.id]), NOW).unwrap();
+            let done = redecide(&ruling, &message, &Originals::new(), &HashSet::from([row.id]), NOW).unwrap();
             assert_eq!(done[0].to.target.as_str(), target, "{facts}");
         }
     }
@@ -385,7 +408,7 @@ mod tests {
         let flying = LegRow { in_flight: true, ..row(1, "a@crm.example", State::Queued) };
         let message = message(vec![flying, row(2, "old@x.example", State::Queued)]);
         let chosen = message.legs.iter().map(|leg| leg.id).collect();
-        let done = redecide(&ruling("{ to = 'a' }"), &message, &chosen, NOW).unwrap();
+        let done = redecide(&ruling("{ to = 'a' }"), &message, &Originals::new(), &chosen, NOW).unwrap();
         assert_eq!(done.iter().map(|one| (one.leg.n, one.to.state)).collect::<Vec<_>>(), [(2, State::Quarantined)]);
     }
 }

@@ -16,6 +16,7 @@ use super::{ListenerTls, units};
 use crate::auth::disposition::{DmarcMode, OnTemperror, Settings};
 use crate::auth::verify;
 use crate::log::Format as LogFormat;
+use crate::srs::DOMAIN_OCTETS_MAX;
 
 /// The file.
 #[derive(Debug, Default)]
@@ -404,11 +405,20 @@ fn spam(mut section: Section<'_>) {
 
 fn srs(mut section: Section<'_>) -> Option<RawSrs> {
     let place = section.place();
-    let domain = section.require("domain").and_then(|v| v.parsed(hostname));
+    let domain = section.require("domain").and_then(|v| v.parsed(srs_domain));
     let secrets = section.require("secrets");
     let secrets = secrets.map(|v| v.one_or_many().iter().filter_map(Value::string).collect());
     section.finish();
     Some(RawSrs { domain: domain?.value, secrets: secrets?, place })
+}
+
+fn srs_domain(text: &str) -> Result<Domain, String> {
+    match hostname(text)? {
+        domain if domain.as_str().len() > DOMAIN_OCTETS_MAX => {
+            Err(format!("expected at most {DOMAIN_OCTETS_MAX} octets: the rewritten sender stands before it"))
+        }
+        domain => Ok(domain),
+    }
 }
 
 fn dkim(mut section: Section<'_>) -> RawDkim {

@@ -353,7 +353,7 @@ fn recipient_answer(
     envelope: &Envelope,
 ) -> Result<(), Refusal> {
     let facts = journey::facts(client, envelope, recipient, Fact::Unknown);
-    match ruling.decide(&facts, inbound.clock.now()).verdict {
+    match ruling.decide(&facts, Fact::Unknown, inbound.clock.now()).verdict {
         Verdict::Accept { .. } | Verdict::Undecided => {
             events::recipient_accepted();
             Ok(())

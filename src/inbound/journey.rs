@@ -21,6 +21,7 @@ use crate::queue::{
 };
 use crate::reply::{self, Refusal};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
+use crate::srs::Original;
 use crate::stamp;
 
 /// A message whose real end was seen.
@@ -55,19 +56,12 @@ impl Inbound {
         };
         // The score stands here, once it is built.
 
-        let decided: Vec<(Mailbox, Decision)> = message
-            .envelope
-            .recipients
-            .iter()
-            .map(|recipient| {
-                let facts = facts(message.client, &message.envelope, recipient, Fact::Known(checked.facts()));
-                (recipient.clone(), ruling.decide(&facts, message.at))
-            })
-            .collect();
-        let mut planned = combine(decided)?;
+        let originals = self.originals(ruling, &message).await?;
+        let mut planned = combine(decide(ruling, &message, &checked, &originals))?;
         if let Some((reason, why)) = &checked.quarantine {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
         }
+        self.pace_returns(ruling, &message, &mut planned);
         if planned.len() > ruling.legs_max {
             return Err(Refusal::new(reply::TOO_MANY_LEGS));
         }
@@ -183,10 +177,10 @@ pub(super) fn list(recipients: &[Mailbox]) -> String {
 
 /// A leg to be made, with where it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Planned {
-    alias: Mailbox,
-    leg: LegPlan,
-    state: State,
+pub(super) struct Planned {
+    pub(super) alias: Mailbox,
+    pub(super) leg: LegPlan,
+    pub(super) state: State,
     reason: Reason,
     detail: String,
     rules: Vec<String>,
@@ -194,11 +188,27 @@ struct Planned {
 
 impl Planned {
     /// What was to be relayed waits in the quarantine instead; what a rule parks or discards stays as it is.
-    fn quarantine(&mut self, reason: Reason, why: &str) {
+    pub(super) fn quarantine(&mut self, reason: Reason, why: &str) {
         if self.state == State::Queued {
             (self.state, self.reason, self.detail) = (State::Quarantined, reason, why.to_owned());
         }
     }
+}
+
+/// What becomes of the message for each recipient. `originals` stand in their order.
+fn decide(
+    ruling: &Ruling,
+    message: &Arrived<'_>,
+    checked: &Checked,
+    originals: &[Option<Original>],
+) -> Vec<(Mailbox, Decision)> {
+    let recipients = message.envelope.recipients.iter().zip(originals);
+    recipients
+        .map(|(recipient, original)| {
+            let facts = facts(message.client, &message.envelope, recipient, Fact::Known(checked.facts()));
+            (recipient.clone(), ruling.decide(&facts, Fact::Known(original.as_ref()), message.at))
+        })
+        .collect()
 }
 
 /// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the
@@ -297,6 +307,7 @@ fn recorded_facts(message: &Arrived<'_>, checked: &Checked) -> String {
         "helo": message.client.helo,
         "sender": message.envelope.sender.to_string(),
         "recipients": recipients,
+        "authenticated": checked.authentication == Authentication::Proven,
         "auth": checked.record(),
     })
     .to_string()
@@ -310,11 +321,8 @@ fn new_leg(
     checked: &Checked,
     notices: Notices,
 ) -> NewLeg {
-    let mut detail = plan.detail.clone();
-    let (sender, too_long) = ruling.reverse_path(&record.sender, &plan.leg.target, record.received);
-    if let Some(too_long) = too_long {
-        detail = if detail.is_empty() { too_long.to_string() } else { format!("{detail}; {too_long}") };
-    }
+    let (target, authentication) = (&plan.leg.target, checked.authentication);
+    let (sender, authorship) = ruling.reverse_path(&record.sender, target, record.received, authentication, plan.state);
     NewLeg {
         n,
         alias: plan.alias.as_str().to_owned(),
@@ -324,12 +332,13 @@ fn new_leg(
         sender,
         state: plan.state,
         reason: plan.reason,
-        detail,
+        detail: plan.detail.clone(),
         due: (plan.state == State::Queued).then_some(record.received),
         prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
         cuts: checked.cuts.clone(),
         rules: plan.rules.clone(),
         notices,
+        authorship,
         dedupe: None,
         errand: Errand::Deliver,
         handed_over: false,

@@ -15,20 +15,21 @@ use tokio::sync::watch;
 use crate::address::{Mailbox, ReversePath};
 use crate::auth;
 use crate::auth::verify::Checker;
+use crate::bounce::Authentication;
 use crate::clock::{Clock, Timestamp};
 use crate::contain::{Panicked, contain};
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
-use crate::queue::Store;
 use crate::queue::budget::Budget;
 use crate::queue::handover::Handover;
+use crate::queue::{Authorship, State, Store};
 use crate::relay::Route;
 use crate::reply;
 use crate::reply::Refusal;
-use crate::rules::{Action, Bounces, Decision, Facts, LegPlan, RuleSet, Verdict};
+use crate::rules::{Action, Bounces, Decision, Fact, Facts, LegPlan, RuleSet, Verdict};
 use crate::smtp::settings::Settings;
-use crate::srs::{self, Invalid, Original, Return, Srs};
+use crate::srs::{Invalid, Original, Proof, Return, ReturnPath, Rewritten, Srs};
 use crate::tls::{self, ListenerTls};
 
 mod listener;
@@ -37,6 +38,7 @@ mod balancer;
 mod checks;
 mod pace;
 mod duplicates;
+mod returns;
 mod connection;
 mod journey;
 
@@ -65,19 +67,51 @@ pub struct Ruling {
 }
 
 impl Ruling {
-    /// The reverse-path that the next hop is told of mail from `sender` to `target`. With why it is the sender's own, where
-    /// it should have been rewritten and could not.
+    /// The reverse-path that the next hop is told of mail from `sender` to `target`, and who is behind it where it is a
+    /// return path of ours. `state` is where the leg starts: what waits for an operator has not gone out.
+    #[must_use]
     pub fn reverse_path(
         &self,
         sender: &ReversePath,
         target: &Mailbox,
         now: Timestamp,
-    ) -> (ReversePath, Option<srs::TooLong>) {
-        let Some(srs) = &self.srs else { return (sender.clone(), None) };
-        match srs.reverse_path(sender, target, now, |domain| self.rules.is_ours(domain)) {
-            Ok(rewritten) => (rewritten, None),
-            Err(too_long) => (sender.clone(), Some(too_long)),
+        authentication: Authentication,
+        state: State,
+    ) -> (ReversePath, Option<Authorship>) {
+        let rewritten = self
+            .srs
+            .as_ref()
+            .and_then(|srs| srs.reverse_path(sender, target, now, |domain| self.rules.is_ours(domain)));
+        let (Some(Rewritten { path, author }), Some(mailbox)) = (rewritten, sender.mailbox()) else {
+            return (sender.clone(), None);
+        };
+        // What another forwarder rewrote may lead to a third one, for whom the second cannot vouch.
+        let his = author.sender.domain() == mailbox.domain();
+        let proof = match (authentication, state) {
+            (Authentication::Proven, _) if his => Proof::Proven,
+            (Authentication::Proven | Authentication::Absent, State::Queued | State::Held) => Proof::Unproven,
+            (Authentication::Proven | Authentication::Absent, _) => Proof::Withheld,
+        };
+        (ReversePath::Mailbox(path), Some(Authorship { author, proof }))
+    }
+
+    /// The return path of ours that `recipient` is, or why it leads nowhere. `None` where it is an address like others:
+    /// the SRS domain may have people, too.
+    #[must_use]
+    pub fn return_path(&self, recipient: &Mailbox, now: Timestamp) -> Option<Result<ReturnPath, Invalid>> {
+        let srs = self.srs.as_ref().filter(|srs| srs.domain() == recipient.domain())?;
+        match srs.read(recipient, now) {
+            Err(Invalid::Form) if self.rules.is_ours(srs.domain()) => None,
+            read => Some(read),
         }
+    }
+
+    /// Whether a leg that goes to `target` by `route` would come back to us as new mail.
+    #[must_use]
+    pub fn comes_back(&self, recipient: &Mailbox, target: &Mailbox, route: &str) -> bool {
+        let is_return_domain = self.srs.as_ref().is_some_and(|srs| srs.domain() == target.domain());
+        let has_people = self.rules.is_ours(target.domain());
+        (is_return_domain && !has_people) || self.rules.comes_back(recipient, target, route)
     }
 
     /// For how long the route takes a second copy of a message for a duplicate.
@@ -85,24 +119,28 @@ impl Ruling {
         self.routes.get(route).and_then(|route| route.dedupe)
     }
 
-    /// What becomes of mail for one recipient: by the rules, or in the SRS domain by the address itself.
-    pub fn decide(&self, facts: &Facts<'_>, now: Timestamp) -> Decision {
-        let Some(srs) = self.srs.as_ref().filter(|srs| srs.domain() == facts.recipient.domain()) else {
-            return self.rules.decide(facts);
-        };
-        // Who wrote the original stands in the ledger; until it is asked, every return waits for an operator.
-        let (action, sender) = match srs.returned(facts.recipient, now, Original::Unknown) {
-            // The domain may have people, too.
-            Return::Refuse(Invalid::Form) if self.rules.is_ours(srs.domain()) => return self.rules.decide(facts),
-            Return::Refuse(Invalid::Form | Invalid::Hash | Invalid::Age) => {
+    /// What becomes of mail for one recipient: by the rules, or for a return path by what the ledger knows of its
+    /// `original`, which is not asked at RCPT.
+    pub fn decide(&self, facts: &Facts<'_>, original: Fact<Option<&Original>>, now: Timestamp) -> Decision {
+        let path = match self.return_path(facts.recipient, now) {
+            None => return self.rules.decide(facts),
+            Some(Err(Invalid::Form | Invalid::Hash | Invalid::Age)) => {
                 let verdict = Verdict::Reject(Refusal::new(reply::NO_SUCH_RECIPIENT));
                 return Decision { verdict, rules: Vec::new() };
             }
-            Return::Quarantine(sender) => (Action::Quarantine { why: UNPROVEN_RETURN.to_owned() }, sender),
+            Some(Ok(path)) => path,
+        };
+        let original = match original {
+            Fact::Known(original) => original,
+            Fact::Unknown => return Decision { verdict: Verdict::Undecided, rules: Vec::new() },
+        };
+        let (action, target) = match path.judge(original) {
             Return::Relay(sender) => (Action::Relay, sender),
+            Return::Quarantine { to, why } => (Action::Quarantine { why: why.to_owned() }, to),
+            Return::Lost { why } => (Action::Quarantine { why: why.to_owned() }, facts.recipient.clone()),
         };
         // What comes back is told to nobody again.
-        let leg = LegPlan { bounces: Bounces::Suppress, ..LegPlan::unrouted(sender) };
+        let leg = LegPlan { bounces: Bounces::Suppress, ..LegPlan::unrouted(target) };
         Decision { verdict: Verdict::Accept { action, legs: vec![leg] }, rules: Vec::new() }
     }
 }
@@ -118,6 +156,7 @@ pub struct Inbound {
     pub checker: Option<Arc<Checker>>,
     /// Holds back large messages that want to be verified at the same time.
     verification: Budget,
+    returns: returns::ReturnCounts,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     shares: Shares,
@@ -151,6 +190,7 @@ impl Inbound {
             handover: parts.handover,
             checker: parts.checker,
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
+            returns: returns::ReturnCounts::default(),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             shares: Shares::default(),
@@ -265,5 +305,4 @@ impl Drop for SessionOpen<'_> {
     }
 }
 
-const UNPROVEN_RETURN: &str = "a return to a sender who is not known to have written";
 const DRAIN_LOOK: Duration = Duration::from_millis(20);

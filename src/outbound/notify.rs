@@ -164,6 +164,7 @@ fn leg_to(to: &Mailbox, route: &str, at: Timestamp) -> NewLeg {
         cuts: Vec::new(),
         rules: Vec::new(),
         notices: Notices::default(),
+        authorship: None,
         dedupe: None,
         errand: Errand::Deliver,
         handed_over: false,

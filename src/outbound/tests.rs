@@ -21,6 +21,7 @@ use crate::queue::{
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
 use crate::relay::{Demand, Host, TlsMode};
 use crate::smtp::client::{Answer, Stage, Verdict};
+use crate::srs::{Original, ReturnPath};
 
 mod mx;
 
@@ -174,6 +175,10 @@ impl Store for MemoryStore {
             }
         }
         Box::pin(async { Ok(dues.into_iter().collect()) })
+    }
+
+    fn originals(&self, _: Vec<ReturnPath>) -> StoreAnswer<'_, Vec<Option<Original>>> {
+        unreachable!("the way out asks for no return path")
     }
 
     fn record_refused(&self, _: Refused) {}

@@ -17,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::envelope::{BodyType, RecipientDsn, Ret};
 use crate::id::{LegId, MessageId};
 use crate::reply::{DeliveryProof, Enhanced, Reply};
+use crate::srs::{Author, Original, Proof, ReturnPath};
 
 pub mod budget;
 pub mod body;
@@ -291,11 +292,20 @@ pub struct NewLeg {
     pub rules: Vec<String>,
     /// Whom its end may be told, and what was asked.
     pub notices: Notices,
+    /// Present where `sender` is a return path of ours.
+    pub authorship: Option<Authorship>,
     /// Present where the route suppresses duplicates: at most one queued, held or delivered leg has it at a time.
     pub dedupe: Option<DedupeKey>,
     pub errand: Errand,
     /// A slot is reserved for it: it is committed as ours, and handed over in memory.
     pub handed_over: bool,
+}
+
+/// Who is behind a leg's return path, and whether he proved it: kept for what comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorship {
+    pub author: Author,
+    pub proof: Proof,
 }
 
 /// Whom the end of a leg may be told, and what its sender asked for. Decided at acceptance.
@@ -609,6 +619,9 @@ pub trait Store: Send + Sync + 'static {
     /// For each route that has an ownerless leg with a due time: the earliest.
     fn next_due(&self) -> Answer<'_, Vec<(String, Timestamp)>>;
 
+    /// What the ledger knows of the messages that went out with each of these return paths, in the same order.
+    fn originals(&self, paths: Vec<ReturnPath>) -> Answer<'_, Vec<Option<Original>>>;
+
     /// Records refusals. Never waits for a disk; drops the oldest above its limit.
     fn record_refused(&self, refused: Refused);
 }
@@ -659,6 +672,7 @@ pub(crate) mod fixtures {
             cuts: Vec::new(),
             rules: vec!["aide to the CRM".into()],
             notices: Notices::default(),
+            authorship: None,
             dedupe: None,
             errand: Errand::Deliver,
             handed_over: false,

@@ -11,7 +11,7 @@ use crate::queue::body::Keep;
 use crate::queue::sqlite::rows::{json_list, ranges_to_json};
 use crate::queue::sqlite::shared::GiveBackTo;
 use crate::queue::sqlite::writer::{Group, Work};
-use crate::queue::sqlite::{Node, notices};
+use crate::queue::sqlite::{Node, notices, returns};
 use crate::queue::{DedupeKey, Errand, NewLeg, NewMessage, OwnedLeg, Queued, Reason, State};
 
 /// A message and its legs, as [`crate::queue::Store::commit`] takes them.
@@ -172,6 +172,9 @@ pub(super) fn insert_leg(
             Errand::AskRcpt => Some("rcpt"),
         },
     ])?;
+    if let Some(authorship) = leg.authorship.as_ref().filter(|_| !duplicate) {
+        returns::note(group.db, authorship)?;
+    }
     group.effects.count(&leg.route, state, 1);
     if !owned && due.is_some_and(|due| due <= at) {
         group.effects.wake(&leg.route);

@@ -37,6 +37,7 @@ use crate::queue::budget::Budget;
 use crate::queue::{
     Answer, GivenBack, NewLeg, NewMessage, OwnedLeg, Queued, Refused, Settled, Settlement, State, Store, StoreError,
 };
+use crate::srs::{Original, ReturnPath};
 
 mod schema;
 mod ground;
@@ -52,6 +53,7 @@ mod pause;
 mod audit;
 mod sweep;
 mod refused;
+mod returns;
 mod read;
 mod read_only;
 mod housekeeper;
@@ -183,7 +185,7 @@ pub struct SqliteStore {
     node: Node,
     shared: Arc<Shared>,
     bodies: Arc<Bodies>,
-    /// For bodies on their way out: never behind a long question.
+    /// For bodies on their way out and for what comes back: never behind a long question.
     body_reader: Arc<Reader>,
     questions: Reader,
     lives: Vec<ReaderLife>,
@@ -496,6 +498,12 @@ impl Store for SqliteStore {
 
     fn next_due(&self) -> Answer<'_, Vec<(String, Timestamp)>> {
         self.questions.ask(claim::next_due)
+    }
+
+    fn originals(&self, paths: Vec<ReturnPath>) -> Answer<'_, Vec<Option<Original>>> {
+        let (retention, now) = (self.shared.retention, self.shared.clock.now());
+        // Somebody waits for his 250: never behind an operator's long question.
+        self.body_reader.ask(move |db| returns::find(db, &paths, retention, now))
     }
 
     fn record_refused(&self, refused: Refused) {

@@ -8,10 +8,11 @@ use rusqlite::params;
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;
 use crate::id::LegId;
+use crate::queue::sqlite::returns;
 use crate::queue::sqlite::rows::{Filter, LegRow, legs};
 use crate::queue::sqlite::settle::{Note, drop_body_unless_needed, insert_action, remember_target};
 use crate::queue::sqlite::writer::{Group, Work};
-use crate::queue::{Reason, State};
+use crate::queue::{Authorship, Reason, State};
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Replacement {
     pub target_name: Option<String>,
     pub route: String,
     pub sender: ReversePath,
+    /// Where that is a return path of ours.
+    pub authorship: Option<Authorship>,
     pub state: State,
     pub reason: Reason,
     pub detail: String,
@@ -120,6 +123,7 @@ impl Operation {
             target_name: leg.target_name.clone(),
             route: leg.route.clone(),
             sender: leg.sender.clone(),
+            authorship: None,
             rules: leg.rules.clone(),
             prefix: None,
         };
@@ -146,6 +150,7 @@ impl Operation {
                     target_name: new.target_name.clone(),
                     route: new.route.clone(),
                     sender: new.sender.as_str().to_owned(),
+                    authorship: new.authorship.clone(),
                     rules: new.rules.clone(),
                     prefix: Some(new.prefix.clone()),
                 };
@@ -164,6 +169,7 @@ struct Moved {
     target_name: Option<String>,
     route: String,
     sender: String,
+    authorship: Option<Authorship>,
     rules: Vec<String>,
     /// `None`: as it is.
     prefix: Option<Vec<u8>>,
@@ -231,6 +237,9 @@ impl Operate {
             self.at.0,
             to.prefix,
         ])?;
+        if let Some(authorship) = &to.authorship {
+            returns::note(group.db, authorship)?;
+        }
         let detail = format!("{} {} -> {} {}", leg.state, leg.target, to.state, to.target);
         let note = Note { at: self.at, actor: &self.by, operation: operation.as_str(), detail: &detail };
         insert_action(group.db, leg.id, &note)?;

@@ -50,6 +50,8 @@ pub struct LegRow {
     pub subject: String,
     pub message_id: String,
     pub size: u64,
+    /// The sender authenticated for the domain of his address.
+    pub authenticated: bool,
 }
 
 /// A route that an operator paused.
@@ -243,6 +245,7 @@ pub(super) fn legs(db: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Leg
     let question = format!(
         "SELECT leg.*, message.received, message.listener, message.client, message.helo,
                 message.sender AS message_sender, message.header_from, message.subject, message.message_id, message.size,
+                message.facts,
                 pause.since AS paused_since, pause.until AS paused_until, pause.actor AS paused_by
          FROM leg {index} JOIN message ON message.id = leg.message
          LEFT JOIN pause ON pause.route = leg.route AND leg.due IS NOT NULL AND leg.ended IS NULL
@@ -292,6 +295,7 @@ fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {
         subject: row.get("subject")?,
         message_id: row.get("message_id")?,
         size: row.get::<_, i64>("size")? as u64,
+        authenticated: is_authenticated(&row.get::<_, String>("facts")?),
     })
 }
 
@@ -303,6 +307,16 @@ fn paused_row(row: &Row<'_>) -> rusqlite::Result<Option<PauseRow>> {
         until: row.get::<_, Option<i64>>("paused_until")?.map(Timestamp),
         actor: row.get("paused_by")?,
     }))
+}
+
+/// What was found when the message came in; nothing was, where the facts do not say.
+fn is_authenticated(facts: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Facts {
+        #[serde(default)]
+        authenticated: bool,
+    }
+    serde_json::from_str::<Facts>(facts).is_ok_and(|facts| facts.authenticated)
 }
 
 /// The columns of an attempt, which a leg has for its last one and the table for the others.

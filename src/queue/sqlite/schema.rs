@@ -101,7 +101,7 @@ pub(super) fn check(db: &Connection) -> Result<(), SchemaError> {
 
 // "Pnts". `file(1)` and a careless start in the wrong directory can tell our data base from others.
 const APPLICATION_ID: i64 = 0x506e_7473;
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 const _: () = assert!(STEPS[STEPS.len() - 1].0 == VERSION);
 // The format that the tables below have; a new file goes on from there.
 const BASE: i64 = 2;
@@ -254,6 +254,18 @@ CREATE TABLE audit (                 -- commands that acted, by whom
 ) STRICT;
 
 ALTER TABLE leg ADD COLUMN errand TEXT; -- 'rcpt': a probe that ends at the answer to RCPT; NULL: delivery
+",
+    ),
+    (
+        4,
+        "
+CREATE TABLE return_path (           -- whom what comes back by a path of ours goes to
+    day INTEGER NOT NULL,            -- when the path was made, in days since 1970
+    key BLOB NOT NULL,               -- the id that it holds, or a digest of the sender that it names
+    sender TEXT,                     -- NULL: the path names him
+    proven INTEGER,                  -- 1: all that went out was his; 0: some may not be; NULL: nothing went out
+    PRIMARY KEY (day, key)
+) STRICT, WITHOUT ROWID;
 ",
     ),
 ];

@@ -1,4 +1,4 @@
-//! The retention, in small bites between groups: ledger rows, kept bodies, old quarantine, free pages.
+//! The retention, in small bites between groups: ledger rows, kept bodies, old quarantine, return paths, free pages.
 //!
 //! Only a message whose legs are all final is ever swept. A bite reads on from where the last one stopped, oldest
 //! first, and begins anew when it meets what is too young.
@@ -7,6 +7,7 @@ use rusqlite::params;
 
 use crate::clock::Timestamp;
 use crate::id::{LegId, MessageId};
+use crate::queue::sqlite::returns;
 use crate::queue::sqlite::settle::{drop_body, drop_body_unless_needed};
 use crate::queue::sqlite::writer::{Group, Work};
 use crate::queue::{Reason, State};
@@ -36,6 +37,7 @@ impl Work for Sweep {
         }
         if self.quarantine {
             self.end_quarantine(group)?;
+            returns::sweep(group, self.now, BITE)?;
         }
         vacuum(group)?;
         group.shared.set_cursor(cursor);

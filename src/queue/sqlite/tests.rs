@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::address::{Mailbox, ReversePath};
+use crate::address::{Domain, Mailbox, ReversePath};
 use crate::clock::SystemClock;
 use crate::id::Chance;
 use crate::queue::body::BodyReader;
 use crate::queue::fixtures::{leg, message, settlement};
-use crate::queue::{DedupeKey, FollowUp, NoticeTo, Notices, Reason};
+use crate::queue::{Authorship, DedupeKey, FollowUp, NoticeTo, Notices, Reason};
 use crate::reply::DeliveryProof;
+use crate::srs::{Author, Leads, PathId, Proof, Srs};
 
 const NOW: Timestamp = Timestamp(10_000);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -500,6 +501,7 @@ async fn operators_move_legs_and_leave_their_names() {
         target_name: None,
         route: "other".into(),
         sender: ReversePath::Null,
+        authorship: None,
         state: State::Queued,
         reason: Reason::Operator,
         detail: String::new(),
@@ -776,4 +778,135 @@ async fn many_writers_share_groups_and_nothing_is_lost() {
     println!("{messages} messages committed and settled in {took:?}: {:.0}/s", messages as f64 / took.as_secs_f64());
     store.assert_balance().await;
     assert_eq!(store.balance().await.unwrap().messages, messages);
+}
+
+#[tokio::test]
+async fn a_queue_of_the_former_format_drains_under_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("bodies")).unwrap();
+    let path = dir.path().join("queue.db");
+    Connection::open(&path).unwrap().execute_batch(include_str!("testdata/format-1.sql")).unwrap();
+    let mut store = Fixture { store: None, dir, mode: Mode::Inline };
+    store.reopen();
+    let legs = store.claim("crm", Timestamp(i64::MAX), 10).await.unwrap();
+    assert_eq!(legs.len(), 1);
+    let (leg, original) = (&legs[0], &message(1).body);
+    assert_eq!((leg.attempts, read(&leg.body).await.unwrap()), (1, original.in_memory().unwrap().to_vec()));
+    assert!(!store.query(Filter::open()).await.unwrap()[0].authenticated);
+    // What went out before is not known to be anybody's: what comes back of it waits.
+    let path = ReturnPath { leads: Leads::To(Mailbox::parse("client@example.org").unwrap()), days: 0..=0 };
+    assert_eq!(store.originals(vec![path]).await.unwrap(), [None]);
+    assert_eq!(store.settle_one(leg, State::Delivered).await, Settled::Done);
+    store.assert_balance().await;
+    store.reopen();
+    assert_eq!(store.states().await, [State::Delivered]);
+}
+
+/// A leg under a return path that was made on `day`.
+fn leg_under(n: u16, sender: &str, day: u64, id: Option<&PathId>, proof: Proof) -> NewLeg {
+    let author = Author { day, sender: Mailbox::parse(sender).unwrap(), id: id.cloned() };
+    NewLeg { authorship: Some(Authorship { author, proof }), ..leg(n) }
+}
+
+#[tokio::test]
+async fn a_return_path_is_good_while_all_that_went_out_under_it_was_the_sender_s() {
+    use Proof::{Proven, Unproven, Withheld};
+    for (proofs, want) in [
+        (&[Proven][..], Some(Proven)),
+        (&[Proven, Proven], Some(Proven)),
+        (&[Unproven], Some(Unproven)),
+        (&[Proven, Unproven], Some(Unproven)),
+        (&[Unproven, Proven], Some(Unproven)),
+        (&[Withheld], None),
+        (&[Withheld, Proven], Some(Proven)),
+        (&[Proven, Withheld], Some(Proven)),
+        (&[], None),
+    ] {
+        let store = Fixture::new(Mode::Inline);
+        for (id, proof) in (1..).zip(proofs) {
+            let legs = vec![leg_under(1, "client@example.org", 0, None, *proof)];
+            let _ = store.commit(message(id), legs).await.unwrap();
+        }
+        let ask = |sender: &str, days| ReturnPath { leads: Leads::To(Mailbox::parse(sender).unwrap()), days };
+        let known = store
+            .originals(vec![
+                ask("Client@EXAMPLE.org", 0..=0),
+                ask("client@example.org", 0..=21),
+                ask("client@example.org", 1..=1),
+                ask("other@example.org", 0..=0),
+            ])
+            .await
+            .unwrap();
+        let proofs_known: Vec<_> = known.into_iter().map(|known| known.map(|known| known.proof)).collect();
+        assert_eq!(proofs_known, [want, want, None, None], "{proofs:?}");
+        store.assert_balance().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sender_who_stands_in_the_ledger_alone_is_found_by_his_id() {
+    let srs = Srs::new(Domain::parse("srs.solarmora.com").unwrap(), &[b"tops3cret".to_vec()]).unwrap();
+    let sender = Mailbox::parse(&format!("{}@example.org", "x".repeat(50))).unwrap();
+    let rewritten = srs.rewrite(&sender, NOW);
+    let path = srs.read(&rewritten.path, NOW).unwrap();
+    let store = Fixture::new(Mode::Inline);
+    assert_eq!(store.originals(vec![path.clone()]).await.unwrap(), [None]);
+    for (id, proof) in [(1, Proof::Withheld), (2, Proof::Proven), (3, Proof::Unproven)] {
+        let authorship = Some(Authorship { author: rewritten.author.clone(), proof });
+        let _ = store.commit(message(id), vec![NewLeg { authorship, ..leg(1) }]).await.unwrap();
+        let known = store.originals(vec![path.clone()]).await.unwrap().remove(0).unwrap();
+        assert_eq!((known.sender.unwrap().as_str(), known.proof), (sender.as_str(), proof));
+    }
+}
+
+#[tokio::test]
+async fn return_paths_are_kept_for_21_days_and_their_proof_as_long_as_the_ledger() {
+    let id = srs_id();
+    for (ledger, days, named, stored) in [
+        (30, 21, Some(Proof::Proven), Some(Proof::Proven)),
+        (30, 22, None, None),
+        (7, 7, Some(Proof::Proven), Some(Proof::Proven)),
+        (7, 8, None, Some(Proof::Withheld)),
+        (7, 21, None, Some(Proof::Withheld)),
+        (7, 22, None, None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let retention = Retention { ledger: ledger * DAY, bodies: Duration::ZERO, quarantine: 30 * DAY };
+        let clock = Arc::new(SettableClock(std::sync::Mutex::new(NOW)));
+        let at = |days: u32| NOW.after(days * DAY);
+        let open = || Options { retention, clock: clock.clone(), ..options(Mode::Inline) };
+        let store = SqliteStore::open(dir.path(), open()).unwrap();
+        let proof = Proof::Proven;
+        let legs =
+            vec![leg_under(1, "a@example.org", 0, None, proof), leg_under(2, "b@example.org", 0, Some(&id), proof)];
+        let _ = store.commit(message(1), legs).await.unwrap();
+        *clock.0.lock().unwrap() = at(days);
+        let paths = || {
+            let named = Leads::To(Mailbox::parse("a@example.org").unwrap());
+            [named, Leads::Stored(id.clone())].map(|leads| ReturnPath { leads, days: 0..=0 }).to_vec()
+        };
+        let proofs =
+            |known: Vec<Option<Original>>| known.into_iter().map(|known| known.map(|k| k.proof)).collect::<Vec<_>>();
+        store.tidy(at(days)).await.unwrap();
+        let known = proofs(store.originals(paths()).await.unwrap());
+        assert_eq!(known, [named, stored], "a ledger of {ledger} days after {days}");
+    }
+}
+
+fn srs_id() -> PathId {
+    let srs = Srs::new(Domain::parse("srs.solarmora.com").unwrap(), &[b"tops3cret".to_vec()]).unwrap();
+    let sender = Mailbox::parse(&format!("{}@example.org", "x".repeat(50))).unwrap();
+    srs.rewrite(&sender, NOW).author.id.unwrap()
+}
+
+/// A wall clock that a test turns.
+struct SettableClock(std::sync::Mutex<Timestamp>);
+
+impl Clock for SettableClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
 }
