@@ -1,8 +1,9 @@
 //! A zone written as text, which answers in the tests' place of the world's DNS.
 //!
-//! A line is `name TYPE value`; TXT values stand as they are, MX is `preference exchange`, PTR has the address for a
-//! name. `name SERVFAIL` fails every question, `name SILENT` never answers, and either takes a type behind it:
-//! `name SERVFAIL TXT`. A name that some line has, or that is above such a name, exists.
+//! A line is `name TYPE value`; in names and TXT values `\xNN` is an octet, MX is `preference exchange`, PTR has the
+//! address for a name. `name SERVFAIL` fails every question, `name SILENT` never answers, and either takes a type behind it:
+//! `name SERVFAIL TXT`. `name SLOW 4900` has every answer wait for so many milliseconds. A name that some line has, or
+//! that is above such a name, exists.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ impl Zone {
         let line = |line: &str| {
             let mut words = line.trim().splitn(3, ' ');
             let mut word = || words.next().unwrap_or_default().to_owned();
-            (word().to_ascii_lowercase(), word(), word())
+            let owner = String::from_utf8(unescaped(&word())).expect("a name is UTF-8");
+            (owner.to_ascii_lowercase(), word(), word())
         };
         let lines = text.lines().filter(|text| !text.trim().is_empty()).map(line).collect();
         Zone { lines, asked: AtomicUsize::new(0) }
@@ -30,6 +32,13 @@ impl Zone {
     /// How many questions came.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    fn delay(&self, name: &str) -> Duration {
+        let slow = self.lines.iter().find(|(owner, kind, _)| owner == name && kind == "SLOW");
+        slow.map_or(Duration::ZERO, |(.., wait)| {
+            Duration::from_millis(wait.parse().expect("milliseconds are a number"))
+        })
     }
 
     fn answer(&self, name: &str, kind: &str) -> Option<Result<Records, DnsError>> {
@@ -86,14 +95,18 @@ fn exchange(value: &str) -> Mx {
 impl Dns for Zone {
     fn ask<'a>(&'a self, question: &'a Question) -> Pending<'a> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let answer = match question {
-            Question::Txt(name) => self.answer(name, "TXT"),
-            Question::Mx(name) => self.answer(name, "MX"),
-            Question::A(name) => self.answer(name, "A"),
-            Question::Aaaa(name) => self.answer(name, "AAAA"),
-            Question::Ptr(ip) => self.answer(&IpAddr::to_string(ip), "PTR"),
+        let (name, kind) = match question {
+            Question::Txt(name) => (name.clone(), "TXT"),
+            Question::Mx(name) => (name.clone(), "MX"),
+            Question::A(name) => (name.clone(), "A"),
+            Question::Aaaa(name) => (name.clone(), "AAAA"),
+            Question::Ptr(ip) => (IpAddr::to_string(ip), "PTR"),
         };
+        let (answer, delay) = (self.answer(&name, kind), self.delay(&name));
         Box::pin(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             match answer {
                 Some(answer) => answer.map(|records| Found { records, ttl: Duration::from_secs(300) }),
                 None => std::future::pending().await,
