@@ -64,6 +64,51 @@ async fn section_4_6_4_twenty_seconds_are_a_temperror() {
     assert_eq!(before.elapsed().as_secs(), 20);
 }
 
+/// hostile.md, DNS: answers that drip in keep no session longer than the limit.
+#[tokio::test(start_paused = true)]
+async fn dns_ten_answers_of_nearly_five_seconds_are_cut_at_twenty() {
+    let targets: String = (0..10).map(|n| format!(" a:slow{n}.example")).collect();
+    let slow: String = (0..10).map(|n| format!("slow{n}.example SLOW 4900\nslow{n}.example A 192.0.2.9\n")).collect();
+    let zone = Zone::parse(&format!("a.example TXT v=spf1{targets} +all\n{slow}"));
+    let before = tokio::time::Instant::now();
+    let verdict = ask(&zone, "192.0.2.1", "h.example", "u@a.example").await;
+    assert_eq!((verdict.result, before.elapsed().as_secs()), (SpfResult::TempError, 20));
+    assert_eq!(zone.asked(), 6, "the record and five names, the last of them in vain");
+}
+
+/// hostile.md, AUT, SPF: whatever a record's author asks for, we ask little.
+#[tokio::test]
+async fn aut_spf_a_thousand_mail_exchanges_are_a_permerror_unasked() {
+    let exchanges: String =
+        (0..1000).map(|n| format!("m.example MX {n} x{n}.example\nx{n}.example A 192.0.2.9\n")).collect();
+    let zone = Zone::parse(&format!("a.example TXT v=spf1 mx:m.example +all\n{exchanges}"));
+    assert_eq!(ask(&zone, "192.0.2.1", "h.example", "u@a.example").await.result, SpfResult::PermError);
+    assert_eq!(zone.asked(), 2);
+}
+
+/// hostile.md, DNS: as a message's checks have it, where a thousand names cost ten look-ups of them.
+#[tokio::test]
+async fn dns_of_a_thousand_names_of_a_client_ten_are_looked_at() {
+    let names: String = (0..1000).map(|n| format!("192.0.2.1 PTR x{n}.example\nx{n}.example A 192.0.2.9\n")).collect();
+    let zone = Zone::parse(&format!("a.example TXT v=spf1 ptr:b.example exists:%{{p}}.a.example -all\n{names}"));
+    assert_eq!(ask(&zone, "192.0.2.1", "h.example", "u@a.example").await.result, SpfResult::Fail);
+    assert_eq!(zone.asked(), 13, "the record, PTR, ten names, and what unknown.a.example has");
+}
+
+/// hostile.md, DNS: 64 KiB of TXT in a thousand strings, which the resolver has joined.
+#[tokio::test]
+async fn dns_a_record_of_64_kib_is_read_whole_and_an_error_at_its_end_counts() {
+    let networks: String = (0..3600).map(|n| format!(" ip4:10.{}.{}.0/24", n / 256, n % 256)).collect();
+    let zone = Zone::parse(&format!("a.example TXT v=spf1{networks} -all\nb.example TXT v=spf1{networks} moo"));
+    for (ip, sender, want) in [
+        ("10.14.15.1", "u@a.example", SpfResult::Pass),
+        ("192.0.2.1", "u@a.example", SpfResult::Fail),
+        ("10.14.15.1", "u@b.example", SpfResult::PermError),
+    ] {
+        assert_eq!(ask(&zone, ip, "h.example", sender).await.result, want, "{ip} {sender}");
+    }
+}
+
 #[tokio::test]
 async fn a_used_up_budget_is_a_permerror() {
     let zone = Zone::parse("a.example TXT v=spf1 a a a a -all\na.example A 192.0.2.9");
