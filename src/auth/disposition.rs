@@ -1,8 +1,8 @@
 //! What the checks' results mean for a message, before any rule sees it. Pure.
 
 use super::verify;
-use super::{AuthReport, Policy, Word};
-use crate::reply::{self, Refusal};
+use super::{AuthReport, Policy, SpfResult, Word};
+use crate::reply::{self, Refusal, Reply};
 
 /// What the administrator wants checked, and what shall come of it (`[auth]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,17 +55,32 @@ pub fn dispose(report: &AuthReport, settings: &Settings) -> Disposition {
         || Disposition::Quarantine(format!("DMARC fails and {domain} asks for {}", dmarc.policy.as_str()));
     match (settings.dmarc, dmarc.policy) {
         (DmarcMode::Mark, _) | (_, Policy::None) => Disposition::Take,
-        (DmarcMode::Enforce, Policy::Reject) => Disposition::Refuse(Refusal::new(reply::DMARC_FAILED)),
+        (DmarcMode::Enforce, Policy::Reject) => Disposition::Refuse(Refusal::new(dmarc_failed(report))),
         (DmarcMode::Enforce, Policy::Quarantine) | (DmarcMode::Quarantine, Policy::Quarantine | Policy::Reject) => {
             quarantined()
         }
     }
 }
 
+/// The refusal, with what the MAIL FROM domain's owner tells those who fail SPF (RFC 7208 §6.2), marked as his words.
+fn dmarc_failed(report: &AuthReport) -> Reply {
+    let spf = report.spf_mailfrom.as_ref().filter(|spf| spf.result == SpfResult::Fail);
+    let Some((spf, explanation)) = spf.and_then(|spf| Some((spf, spf.explanation.as_ref()?))) else {
+        return reply::DMARC_FAILED;
+    };
+    let refusal = reply::DMARC_FAILED;
+    let domain: String = spf.domain.chars().filter(char::is_ascii_graphic).take(DOMAIN_OCTETS_MAX).collect();
+    let text = format!("{}; {domain} explains: {explanation}", refusal.text);
+    Reply::with_text(refusal.code, reply::Enhanced(5, 7, 1), &text)
+}
+
+/// With the explanation's own limit of 300 octets the line stays below 512 (RFC 5321 §4.5.3.1.5).
+const DOMAIN_OCTETS_MAX: usize = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::DmarcVerdict;
+    use crate::auth::{DmarcVerdict, SpfVerdict};
 
     fn report(result: Word, policy: Policy) -> AuthReport {
         let dmarc = DmarcVerdict { result, policy, from_domain: Some("a.example".to_owned()), reason: None };
@@ -100,6 +115,28 @@ mod tests {
             };
             assert_eq!(got, wanted, "{mode:?} {policy:?}");
         }
+    }
+
+    #[test]
+    fn the_refusal_passes_on_what_the_domain_explains_in_one_line() {
+        for (result, domain, explanation, want) in [
+            (SpfResult::Fail, "a.example", Some("ask us"), "; a.example explains: ask us"),
+            (SpfResult::Fail, "a.example", None, ""),
+            (SpfResult::SoftFail, "a.example", Some("ask us"), ""),
+            (SpfResult::Fail, "a\r\n250 é.example", Some("x"), "; a250.example explains: x"),
+        ] {
+            let mut report = report(Word::Fail, Policy::Reject);
+            let (domain, explanation) = (domain.to_owned(), explanation.map(str::to_owned));
+            report.spf_mailfrom = Some(SpfVerdict { result, domain, reason: None, explanation });
+            let text = dmarc_failed(&report).text;
+            assert_eq!(text, format!("{}{want}", reply::DMARC_FAILED.text));
+        }
+        let mut report = report(Word::Fail, Policy::Reject);
+        let (domain, explanation) = ("d".repeat(253), Some("x".repeat(300)));
+        report.spf_mailfrom = Some(SpfVerdict { result: SpfResult::Fail, domain, reason: None, explanation });
+        let mut line = Vec::new();
+        dmarc_failed(&report).write(&mut line);
+        assert!(line.len() <= 512, "{}", line.len());
     }
 
     #[test]
