@@ -149,6 +149,22 @@ mod tests {
         }
     }
 
+    /// hostile.md, DNS: TTL 0 is not asked for each message, and TTL 2³¹ not believed for decades.
+    #[tokio::test(start_paused = true)]
+    async fn dns_lives_without_end_or_none_are_bounded() {
+        let zone = Arc::new(Zone::parse("there.example A 192.0.2.1"));
+        let question = Question::A("there.example".into());
+        for (seconds, life) in [(0, TTL_MIN), (1 << 31, TTL_MAX), (u64::from(u32::MAX), TTL_MAX)] {
+            let cache = Cache::new(Arc::clone(&zone));
+            let found = zone.ask(&question).await.unwrap();
+            cache.keep(&question, &Ok(Found { ttl: Duration::from_secs(seconds), ..found }));
+            tokio::time::advance(life - Duration::from_millis(1)).await;
+            assert_eq!(asked(&cache, &zone, &question).await, 0, "{seconds}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(asked(&cache, &zone, &question).await, 1, "{seconds}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_size_is_bounded_and_what_is_in_use_stays() {
         let zone = Arc::new(Zone::parse("there.example A 192.0.2.1"));

@@ -13,6 +13,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
+use tokio::sync::Semaphore;
 
 use super::{Dns, DnsError, Found, Mx, Pending, Question, Records};
 use crate::events;
@@ -20,6 +21,8 @@ use crate::events;
 /// The resolver of the system, or of the configuration.
 pub struct Resolver {
     hickory: TokioResolver,
+    /// One for each question that is on its way: each has a socket of its own, and a second one when it is repeated.
+    places: Semaphore,
 }
 
 /// Why there is no resolver.
@@ -40,7 +43,8 @@ impl Resolver {
             ResolverConfig::from_name_servers(servers.iter().map(|server| name_server(*server)).collect())
         };
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        Ok(Resolver { hickory: builder.with_options(options()).build()? })
+        let hickory = builder.with_options(options()).build()?;
+        Ok(Resolver { hickory, places: Semaphore::new(QUESTIONS_AT_ONCE_MAX) })
     }
 
     async fn look_up(&self, question: &Question) -> Result<Found, DnsError> {
@@ -51,6 +55,8 @@ impl Resolver {
             Question::Aaaa(name) => (fully_qualified(name)?, RecordType::AAAA),
             Question::Ptr(ip) => (Name::from(*ip), RecordType::PTR),
         };
+        // The wait for a place is part of the wait for the answer.
+        let _place = self.places.acquire().await.map_err(|_| DnsError::Temporary)?;
         let lookup = self.hickory.lookup(name, kind).await.map_err(|error| reason(&error))?;
         let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
         let records = records(question, &lookup).ok_or(DnsError::NoRecords)?;
@@ -194,47 +200,11 @@ const TRIES_MAX: usize = 2;
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(6);
 /// Hickory's 32 starve a hundred sessions that each ask five things at once.
 const ACTIVE_REQUESTS_MAX: usize = 1024;
+/// A thousand sessions whose name servers are dead would otherwise hold ten thousand sockets. Behind a resolver that
+/// works no question takes long enough to meet this.
+const QUESTIONS_AT_ONCE_MAX: usize = 512;
 /// Nobody needs more, and SPF looks at ten.
 const RECORDS_MAX: usize = 200;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_server_that_answers_nothing_is_temporary_and_not_an_absence() {
-        // A socket that is bound and never read: no answer, and no refusal either.
-        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let resolver = Resolver::new(&[silent.local_addr().unwrap()]).unwrap();
-        tokio::time::pause();
-        assert_eq!(resolver.ask(&Question::Txt("a.example".into())).await.unwrap_err(), DnsError::Temporary);
-    }
-
-    #[test]
-    fn a_system_without_a_name_server_has_its_own() {
-        for (kind, local) in
-            [(ErrorKind::NotFound, true), (ErrorKind::Other, true), (ErrorKind::PermissionDenied, false)]
-        {
-            let config = or_local(Err(std::io::Error::from(kind).into()));
-            let ip = config.ok().map(|config| config.name_servers[0].ip.to_string());
-            assert_eq!(ip, local.then(|| "127.0.0.1".to_owned()), "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn names_are_written_without_their_final_dot() {
-        assert_eq!(text(&Name::from_ascii("Mx.Example.").unwrap()), "mx.example");
-        assert_eq!(text(&Name::root()), "");
-        assert!(fully_qualified("_dmarc.example").unwrap().is_fqdn());
-    }
-
-    #[test]
-    fn what_a_macro_brings_into_a_name_is_asked_for_as_it_is() {
-        for label in ["bob+tag", "a=b", "% %20", "o'brien", "back\\046slash", "*", "-a"] {
-            let name = fully_qualified(&format!("{label}.spf.example")).unwrap();
-            assert_eq!(name.iter().next(), Some(label.as_bytes()), "{label}");
-            assert_eq!(name.num_labels() + u8::from(label == "*"), 3, "{label}");
-        }
-        assert_eq!(fully_qualified("a..example"), Err(DnsError::NotFound));
-    }
-}
+mod tests;

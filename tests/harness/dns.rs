@@ -1,7 +1,7 @@
 //! A name server for the daemon: answers over UDP on a loopback port from a zone in text.
 //!
 //! A line is `name TYPE value`: A, AAAA, MX (`10 host`), PTR, TXT, or a fault: `name SERVFAIL`, `name SILENT`. A name
-//! that nothing stands under does not exist.
+//! that nothing stands under does not exist. `*.name` stands for whatever is below a name and has no line of its own.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -71,11 +71,15 @@ fn answer(zone: &[(String, String, String)], question: &[u8]) -> Option<Vec<u8>>
     let (name, end) = read_name(question, 12)?;
     let kind = u16::from_be_bytes([*question.get(end)?, *question.get(end + 1)?]);
     let below = format!(".{name}");
-    let of_name: Vec<_> = zone.iter().filter(|(owner, ..)| *owner == name).collect();
+    let mut of_name: Vec<_> = zone.iter().filter(|(owner, ..)| *owner == name).collect();
+    if of_name.is_empty() {
+        let covers = |owner: &str| owner.strip_prefix('*').is_some_and(|parent| name.ends_with(parent));
+        of_name = zone.iter().filter(|(owner, ..)| covers(owner)).collect();
+    }
     if of_name.iter().any(|(_, fault, _)| fault == "SILENT") {
         return None;
     }
-    let exists = zone.iter().any(|(owner, ..)| *owner == name || owner.ends_with(&below));
+    let exists = !of_name.is_empty() || zone.iter().any(|(owner, ..)| owner.ends_with(&below));
     let records: Vec<Vec<u8>> = of_name.iter().filter_map(|(_, word, value)| data(kind, word, value)).collect();
     let code = match () {
         () if of_name.iter().any(|(_, fault, _)| fault == "SERVFAIL") => 2,
