@@ -1,7 +1,14 @@
 //! Who sent it, through the real daemon: a name server of the test's own, and mail that others signed.
 
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
 use crate::harness::dns::Dns;
-use crate::harness::{Client, Crm, Daemon, Setup, Stage, wait_for};
+use crate::harness::{Client, Crm, Daemon, Setup, Stage, alone, has, skip, wait_for};
 
 const ZONE: &str = "
 good.example TXT v=spf1 ip4:127.0.0.1 -all
@@ -147,4 +154,262 @@ fn a_proven_sender_hears_that_his_message_was_refused_and_a_stranger_does_not() 
     let notices = daemon.rows(&["trace", "--sender", "<>"]);
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert_eq!(notices[0]["target"], "a@good.example");
+}
+
+/// hostile.md, AUT, forged Authentication-Results: all of ours go, the others stay, in their order.
+#[test]
+fn aut_forged_results_in_our_name_are_cut_fifteen_ways_and_a_thousand_times() {
+    let (dns, crm) = (Dns::start(ZONE), Crm::start());
+    let daemon = daemon(&dns, &crm, "");
+    let ours = [
+        "Authentication-Results: mx.solarmora.com; spf=pass",
+        "authentication-results: MX.SOLARMORA.COM; dmarc=pass",
+        "Authentication-Results:\r\n mx.solarmora.com;\r\n\tdkim=pass",
+        "Authentication-Results: \"mx.solarmora.com\"; none",
+        "Authentication-Results: \"mx.\\solarmora.com\"; none",
+        "Authentication-Results: (us) mx.solarmora.com; none",
+        "Authentication-Results: mx.solarmora.com (us); none",
+        "Authentication-Results: mx(.other.example).solarmora.com; none",
+        "Authentication-Results: mx.solarmora.com.; none",
+        "Authentication-Results:\tmx.solarmora.com\t;\tnone",
+        "Authentication-Results : mx.solarmora.com; none",
+        "Authentication-Results:mx.solarmora.com;none",
+        "Authentication-Results: mx.solarmora.com 1; none",
+        "Authentication-Results: \u{ff4d}\u{ff58}.solarmora.com; none",
+        "Authentication-Results: (never ends; mx.solarmora.com; none",
+    ];
+    let mut forged = String::new();
+    let mut wanted = String::new();
+    for n in 0..1000 {
+        let foreign = format!("Authentication-Results: mx{n}.other.example; spf=pass\r\n");
+        forged.push_str(&format!("{}\r\n{foreign}", ours[n % ours.len()]));
+        wanted.push_str(&foreign);
+    }
+    let rest = "From: a@good.example\r\n\r\nAuthentication-Results: mx.solarmora.com; in the body\r\n";
+    forged.push_str(rest);
+    wanted.push_str(rest);
+    Client::connect(daemon.smtp).deliver("a@good.example", &["aide@solarmora.com"], forged.as_bytes()).queued_as();
+    let mail = crm.wait_for_mails(1).remove(0);
+    let text = String::from_utf8_lossy(&mail.bytes);
+    assert!(mail.bytes.ends_with(wanted.as_bytes()), "{text}");
+    let head = &text[..text.len() - wanted.len()];
+    assert_eq!(head.matches("Authentication-Results:").count(), 1, "{head}");
+}
+
+/// hostile.md, AUT: what only a receiver may say of a message goes.
+#[test]
+fn aut_forged_control_fields_are_cut() {
+    let (dns, crm) = (Dns::start(ZONE), Crm::start());
+    let daemon = daemon(&dns, &crm, "");
+    let cut = [
+        "Received-SPF: pass",
+        "received-spf : pass (forged)",
+        "X-Spam-Status: No",
+        "X-Spam-Flag: NO",
+        "x-spam-level:",
+        "X-Pointsman-Spam: 0",
+        "X-Pointsman-Loop: x",
+        "X-Gm-Original-To: x@solarmora.com",
+        "X-Zammad-Ticket-Owner: root",
+        "RT-Send-CC: all@evil.example",
+    ];
+    let message = format!("{}\r\nFrom: a@good.example\r\nX-Other: stays\r\n\r\nbody\r\n", cut.join("\r\n"));
+    Client::connect(daemon.smtp).deliver("a@good.example", &["aide@solarmora.com"], message.as_bytes()).queued_as();
+    let text = String::from_utf8(crm.wait_for_mails(1).remove(0).bytes).unwrap();
+    for line in cut {
+        assert!(!text.contains(line), "{line}: {text}");
+    }
+    assert!(text.ends_with("From: a@good.example\r\nX-Other: stays\r\n\r\nbody\r\n"), "{text}");
+}
+
+/// True where Debian's python3-authres is there; else the test is skipped, loudly.
+fn has_authres(test: &str) -> bool {
+    if !has(test, "python3") {
+        return false;
+    }
+    let found = Command::new("python3").args(["-c", "import authres"]).output().is_ok_and(|run| run.status.success());
+    if !found {
+        skip(test, "python3-authres is not installed; tests/run installs it as root");
+    }
+    found
+}
+
+/// The field as another implementation reads it: `[authserv-id, [[method, result, {property: value}]]]`.
+fn read_by_authres(field: &str) -> Value {
+    const SCRIPT: &str = "import sys, json, authres
+field = authres.AuthenticationResultsHeader.parse(sys.stdin.buffer.read().decode('ascii'))
+print(json.dumps([field.authserv_id, [[r.method, r.result, {p.type + '.' + p.name: p.value for p in r.properties}]
+                                      for r in field.results]]))";
+    let mut python = Command::new("python3");
+    let mut python = python.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    python.stdin.take().unwrap().write_all(field.as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "authres cannot read: {field}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn another_implementation_reads_our_results_whatever_a_peer_said() {
+    if !has_authres("another_implementation_reads_our_results_whatever_a_peer_said") {
+        return;
+    }
+    let zone = format!("{}\n{ZONE}", include_str!("../src/auth/verify/testdata/zone.txt"));
+    let (dns, crm) = (Dns::start(&zone), Crm::start());
+    let daemon = daemon(&dns, &crm, "dmarc = \"mark\"");
+    let field = |number: usize| {
+        let text = String::from_utf8(crm.wait_for_mails(number).pop().unwrap().bytes).unwrap();
+        let from = text.find("Authentication-Results: mx.solarmora.com;").unwrap();
+        let end = text[from..].match_indices("\r\n").find(|(at, _)| !text[from + at + 2..].starts_with(['\t', ' ']));
+        text[from..from + end.unwrap().0].to_owned()
+    };
+    let signed = include_bytes!("../src/auth/verify/testdata/dkimpy-relaxed.eml");
+    Client::connect(daemon.smtp).deliver("u+tag@good.example", &["aide@solarmora.com"], signed).queued_as();
+    let read = read_by_authres(&field(1));
+    assert_eq!(read[0], "mx.solarmora.com");
+    let of = |method: &str| read[1].as_array().unwrap().iter().find(|one| one[0] == method).unwrap().clone();
+    assert_eq!(of("spf"), json!(["spf", "pass", { "smtp.mailfrom": "u+tag@good.example" }]));
+    let dkim = of("dkim");
+    assert_eq!(dkim[1], "pass");
+    for (property, value) in [("header.d", "a.example"), ("header.s", "s1"), ("header.a", "rsa-sha256")] {
+        assert_eq!(dkim[2][property], value, "{dkim}");
+    }
+    assert_eq!(dkim[2]["header.b"].as_str().unwrap().len(), 8, "{dkim}");
+    assert_eq!(of("dmarc"), json!(["dmarc", "none", { "header.from": "a.example" }]));
+    assert_eq!(of("arc"), json!(["arc", "none", {}]));
+    assert_eq!(of("iprev")[2]["policy.iprev"], "127.0.0.1");
+
+    // What a stranger chose stays in its place.
+    let evil = b"DKIM-Signature: v=1; a=rsa-sha256; d=evil.example; s=x\"; dmarc=pass (; h=from;\r\n \
+        i=\"@evil.example; bh=AAAA; b=AAAA\r\nDKIM-Signature: v=1; d=a'b.example;\r\n\
+        From: \"x; dmarc=pass\" <a@bad.example>\r\n\r\nbody\r\n";
+    let mut client = Client::connect(daemon.smtp);
+    client.say("EHLO (evil;dmarc=pass");
+    client.deliver("\"a; dmarc=pass header.from=bank.example\"@bad.example", &["aide@solarmora.com"], evil).queued_as();
+    let read = read_by_authres(&field(2));
+    let passing: Vec<_> =
+        read[1].as_array().unwrap().iter().filter(|one| one[1] == "pass").map(|one| &one[0]).collect();
+    assert!(passing.iter().all(|method| *method == "iprev"), "{read}");
+    let dmarc = read[1].as_array().unwrap().iter().find(|one| one[0] == "dmarc").unwrap();
+    assert_eq!(dmarc[1], "fail", "{read}");
+    assert_eq!(dmarc[2]["header.from"], "bad.example", "{read}");
+}
+
+/// hostile.md, DNS: a message asks at most sixty questions, as the name server counts them.
+#[test]
+fn dns_a_hostile_message_asks_at_most_sixty_questions() {
+    let mut zone = String::new();
+    for domain in ["a.b.c.d.e.f.g.hostile.example", "helo.hostile.example"] {
+        let terms: String = (0..10).map(|n| format!(" mx:m{n}.hostile.example")).collect();
+        zone.push_str(&format!("{domain} TXT v=spf1{terms} -all\n"));
+    }
+    for n in 0..100 {
+        zone.push_str(&format!(
+            "m{}.hostile.example MX 1 x{n}.hostile.example\nx{n}.hostile.example A 192.0.2.9\n",
+            n % 10
+        ));
+        zone.push_str(&format!("1.0.0.127.in-addr.arpa PTR x{n}.hostile.example\n"));
+    }
+    zone.push_str("_dmarc.hostile.example TXT v=DMARC1; p=none; np=reject\n");
+    let (dns, crm) = (Dns::start(&zone), Crm::start());
+    let daemon = daemon(&dns, &crm, "");
+    let mut message = String::new();
+    let long = "A".repeat(172);
+    for n in 0..100 {
+        message.push_str(&format!(
+            "DKIM-Signature: v=1; a=rsa-sha256; d=d{n}.hostile.example; s=s{n}; h=from; bh=AAAA; b={long}\r\n"
+        ));
+    }
+    for n in 1..=50 {
+        message.push_str(&format!(
+            "ARC-Seal: i={n}; a=rsa-sha256; cv=pass; d=a{n}.hostile.example; s=s; b={long}\r\nARC-Message-Signature: i={n}; \
+             a=rsa-sha256; d=a{n}.hostile.example; s=s; h=from; bh=AAAA; b={long}\r\nARC-Authentication-Results: i={n}; x\r\n"
+        ));
+    }
+    message.push_str("From: u@a.b.c.d.e.f.g.hostile.example\r\n\r\nbody\r\n");
+    let mut client = Client::connect(daemon.smtp);
+    client.say("EHLO helo.hostile.example");
+    let sender = "u@a.b.c.d.e.f.g.hostile.example";
+    client.deliver(sender, &["aide@solarmora.com"], message.as_bytes()).queued_as();
+    let results = results(&crm.wait_for_mails(1)[0].bytes);
+    // A loopback address is answered without a question.
+    assert!((20..=60).contains(&dns.asked()), "{} questions: {results}", dns.asked());
+    assert!(results.contains("spf=permerror") && results.contains("arc=fail"), "{results}");
+}
+
+/// hostile.md, DNS: a thousand sessions wait for name servers that are dead, and nobody else notices.
+#[test]
+fn dns_a_thousand_stuck_sessions_pile_nothing_up() {
+    const SESSIONS: usize = 1000;
+    let _heavy = alone();
+    let (dns, crm) = (Dns::start(&format!("{ZONE}*.stuck.example SILENT")), Crm::start());
+    crm.keep_no_bodies();
+    let daemon = daemon(&dns, &crm, "");
+    daemon.send("aide@solarmora.com");
+    let count = |folder: &str| fs::read_dir(format!("/proc/{}/{folder}", daemon.pid())).unwrap().count();
+    let (files, threads) = (count("fd"), count("task"));
+    let mut stuck: Vec<Client> = (0..SESSIONS)
+        .map(|n| {
+            let mut client = Client::connect(daemon.smtp);
+            let domain = format!("d{n}.stuck.example");
+            for command in [format!("MAIL FROM:<u@{domain}>"), "RCPT TO:<aide@solarmora.com>".into(), "DATA".into()] {
+                assert!(client.say(&command).code < 400, "{command}");
+            }
+            client.send(&[&message(&domain)[..], b".\r\n"].concat()).unwrap();
+            client
+        })
+        .collect();
+    let (files_then, threads_then) = (count("fd"), count("task"));
+    // 512 questions at once, and each may be repeated from a second socket.
+    assert!(files_then <= files + SESSIONS + 2 * 512 + 100, "{files_then} descriptors, {files} before");
+    assert!(threads_then <= threads + 20, "{threads_then} threads, {threads} before");
+    // Somebody whose DNS works is not in their queue for longer than a question may take.
+    let began = Instant::now();
+    let reply =
+        Client::connect(daemon.smtp).deliver("a@good.example", &["aide@solarmora.com"], &message("good.example"));
+    reply.queued_as();
+    println!("a legitimate message took {:?} beside {SESSIONS} stuck ones", began.elapsed());
+    for client in &mut stuck {
+        assert_eq!(client.reply().code, 250);
+    }
+    drop(stuck);
+    wait_for("the descriptors to be given back", || (count("fd") <= files + 100).then_some(()));
+    wait_for("all to be relayed", || daemon.rows(&["queue", "list"]).is_empty().then_some(()));
+}
+
+/// A chain of seals that holds turns a DMARC fail into a mark, where its last sealer is listed.
+#[test]
+fn a_listed_sealer_is_believed_and_another_is_not() {
+    let zone = format!(
+        "{}\n_dmarc.a.example TXT v=DMARC1; p=reject\na.example TXT v=spf1 -all\n",
+        include_str!("../src/auth/verify/testdata/zone.txt")
+    );
+    let (dns, crm) = (Dns::start(&zone), Crm::start());
+    let sealed = String::from_utf8(include_bytes!("../src/auth/verify/testdata/arc-two.eml").to_vec()).unwrap();
+    // Without the author's signature the message fails DMARC; the chain does not cover that field.
+    let from = sealed.find("DKIM-Signature:").unwrap();
+    let end = sealed[from..].match_indices("\r\n").find(|(at, _)| !sealed[from + at + 2..].starts_with(['\t', ' ']));
+    let unsigned = format!("{}{}", &sealed[..from], &sealed[from + end.unwrap().0 + 2..]);
+    for (sealers, code) in [("[]", 550), ("[\"seal.example\"]", 550), ("[\"Two.example\"]", 250)] {
+        let daemon = daemon(&dns, &crm, &format!("arc-sealers = {sealers}"));
+        let reply = Client::connect(daemon.smtp).deliver("u@a.example", &["aide@solarmora.com"], unsigned.as_bytes());
+        assert_eq!(reply.code, code, "{sealers}: {reply:?}");
+        if code == 250 {
+            let results = results(&crm.wait_for_mails(1)[0].bytes);
+            let wanted = ["dmarc=fail", "polrec.p=reject", "arc=pass smtp.remote-ip=127.0.0.1"];
+            assert!(wanted.iter().all(|word| results.contains(word)), "{results}");
+        }
+    }
+}
+
+/// RFC 7208 §6.2: what the domain's owner says to those whom SPF refuses, as his words and in one line.
+#[test]
+fn a_refusal_passes_on_what_the_domain_explains() {
+    let zone = "strict.example TXT v=spf1 exp=why.strict.example -all\n\
+        why.strict.example TXT %{i} may not send for %{o}\n_dmarc.strict.example TXT v=DMARC1; p=reject\n";
+    let (dns, crm) = (Dns::start(zone), Crm::start());
+    let daemon = daemon(&dns, &crm, "");
+    let reply =
+        Client::connect(daemon.smtp).deliver("a@strict.example", &["aide@solarmora.com"], &message("strict.example"));
+    assert_eq!(reply.code, 550);
+    assert!(reply.text.ends_with("; strict.example explains: 127.0.0.1 may not send for strict.example"), "{reply:?}");
 }

@@ -2,6 +2,7 @@
 
 use super::verify;
 use super::{AuthReport, Policy, SpfResult, Word};
+use crate::address::Domain;
 use crate::reply::{self, Refusal, Reply};
 
 /// What the administrator wants checked, and what shall come of it (`[auth]`).
@@ -10,6 +11,9 @@ pub struct Settings {
     pub checks: verify::Settings,
     pub dmarc: DmarcMode,
     pub on_temperror: OnTemperror,
+    /// The domains whose ARC seal is believed: a DMARC fail under it is only recorded. Lists and forwarders break
+    /// signatures, and say so.
+    pub sealers: Vec<Domain>,
 }
 
 /// What a DMARC fail does.
@@ -50,6 +54,9 @@ pub fn dispose(report: &AuthReport, settings: &Settings) -> Disposition {
     let Some(dmarc) = report.dmarc.as_ref().filter(|dmarc| dmarc.result == Word::Fail) else {
         return Disposition::Take;
     };
+    if is_vouched_for(report, &settings.sealers) {
+        return Disposition::Take;
+    }
     let domain = dmarc.from_domain.as_deref().unwrap_or("its From domain");
     let quarantined =
         || Disposition::Quarantine(format!("DMARC fails and {domain} asks for {}", dmarc.policy.as_str()));
@@ -60,6 +67,13 @@ pub fn dispose(report: &AuthReport, settings: &Settings) -> Disposition {
             quarantined()
         }
     }
+}
+
+/// The chain of seals holds, and its last sealer is one whom the administrator believes (RFC 8617 §5.2, §9.2).
+fn is_vouched_for(report: &AuthReport, sealers: &[Domain]) -> bool {
+    let arc = report.arc.as_ref().filter(|arc| arc.result == Word::Pass);
+    let sealer = arc.and_then(|arc| arc.sealer.as_deref());
+    sealer.is_some_and(|sealer| sealers.iter().any(|listed| listed.as_str().eq_ignore_ascii_case(sealer)))
 }
 
 /// The refusal, with what the MAIL FROM domain's owner tells those who fail SPF (RFC 7208 §6.2), marked as his words.
@@ -80,16 +94,16 @@ const DOMAIN_OCTETS_MAX: usize = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{DmarcVerdict, SpfVerdict};
+    use crate::auth::fixtures::dmarc;
+    use crate::auth::{ArcVerdict, SpfVerdict};
 
     fn report(result: Word, policy: Policy) -> AuthReport {
-        let dmarc = DmarcVerdict { result, policy, from_domain: Some("a.example".to_owned()), reason: None };
-        AuthReport { dmarc: Some(dmarc), ..AuthReport::default() }
+        AuthReport { dmarc: Some(dmarc(result, policy, "a.example")), ..AuthReport::default() }
     }
 
     fn settings(dmarc: DmarcMode, on_temperror: OnTemperror) -> Settings {
         let checks = verify::Settings { spf: true, dkim: true, dmarc: true, arc: true, ptr: true };
-        Settings { checks, dmarc, on_temperror }
+        Settings { checks, dmarc, on_temperror, sealers: vec![Domain::parse("seal.example").unwrap()] }
     }
 
     #[test]
@@ -137,6 +151,25 @@ mod tests {
         let mut line = Vec::new();
         dmarc_failed(&report).write(&mut line);
         assert!(line.len() <= 512, "{}", line.len());
+    }
+
+    #[test]
+    fn a_listed_sealer_turns_a_fail_into_a_mark_and_nobody_else_does() {
+        for (result, sealer, is_taken) in [
+            (Word::Pass, Some("seal.example"), true),
+            (Word::Pass, Some("Seal.Example"), true),
+            (Word::Pass, Some("xseal.example"), false),
+            (Word::Pass, Some("a.seal.example"), false),
+            (Word::Pass, None, false),
+            (Word::Fail, Some("seal.example"), false),
+            (Word::TempError, Some("seal.example"), false),
+            (Word::None, None, false),
+        ] {
+            let mut report = report(Word::Fail, Policy::Reject);
+            report.arc = Some(ArcVerdict { result, sealer: sealer.map(str::to_owned), reason: None });
+            let taken = dispose(&report, &settings(DmarcMode::Enforce, OnTemperror::Accept)) == Disposition::Take;
+            assert_eq!(taken, is_taken, "{result:?} {sealer:?}");
+        }
     }
 
     #[test]

@@ -46,9 +46,10 @@ pub enum Word {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DkimVerdict {
     pub result: Word,
-    /// `d=`, `s=`, `a=` and the first characters of `b=` (RFC 6008); empty where the field cannot be read.
+    /// `d=`, `s=`, `i=`, `a=` and the first characters of `b=` (RFC 6008); empty where the field cannot be read or has none.
     pub domain: String,
     pub selector: String,
+    pub identity: String,
     pub algorithm: &'static str,
     pub signature_start: String,
     /// `h=`, in lower case: what must not be added, cut or changed while the signature counts.
@@ -64,7 +65,18 @@ pub struct DmarcVerdict {
     pub policy: Policy,
     /// The domain of From; none where From does not name exactly one.
     pub from_domain: Option<String>,
+    /// The record that `policy` is of; none where none was found or read.
+    pub record: Option<PolicyRecord>,
     pub reason: Option<&'static str>,
+}
+
+/// The policy record that a DMARC result rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// The domain that published it: that of From, or one above.
+    pub domain: String,
+    /// Its `p=`. What is asked for From's domain may be another: `sp=`, `np=` and `t=y` change it.
+    pub policy: Policy,
 }
 
 /// RFC 9989 §4.7.
@@ -207,6 +219,7 @@ pub(crate) mod fixtures {
             result,
             domain: domain.into(),
             selector: "s1".into(),
+            identity: String::new(),
             algorithm: "rsa-sha256",
             signature_start: "Ab/d+f12".into(),
             signed_fields: vec!["from".into(), "x-spam-flag".into()],
@@ -219,7 +232,8 @@ pub(crate) mod fixtures {
     }
 
     pub(crate) fn dmarc(result: Word, policy: Policy, from: &str) -> DmarcVerdict {
-        DmarcVerdict { result, policy, from_domain: Some(from.into()), reason: None }
+        let record = PolicyRecord { domain: from.into(), policy };
+        DmarcVerdict { result, policy, from_domain: Some(from.into()), record: Some(record), reason: None }
     }
 }
 

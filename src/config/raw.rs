@@ -380,11 +380,15 @@ fn auth(mut section: Section<'_>) -> Settings {
     let mode = section.take("dmarc").and_then(|v| v.choice(&modes)).map_or(Some(DmarcMode::Enforce), |mode| mode.value);
     let tempfail = [("accept", OnTemperror::Accept), ("defer", OnTemperror::Defer)];
     let on_temperror = section.take("on-temperror").and_then(|v| v.choice(&tempfail));
+    let sealers = section
+        .take("arc-sealers")
+        .map(|v| v.one_or_many().iter().filter_map(|v| v.parsed(Domain::parse)).map(|sealer| sealer.value).collect());
     section.finish();
     Settings {
         checks: verify::Settings { spf, dkim, dmarc: mode.is_some(), arc, ptr },
         dmarc: mode.unwrap_or(DmarcMode::Mark),
         on_temperror: on_temperror.map_or(OnTemperror::Accept, |choice| choice.value),
+        sealers: sealers.unwrap_or_default(),
     }
 }
 

@@ -85,8 +85,21 @@ impl Inbound {
     ) -> Result<Checked, Refusal> {
         let head = message.head.as_bytes();
         let found = cuts::find(&header.fields, head, &ruling.session.hostname);
+        let (ip, helo) = outside(ruling, message, header);
         let report = match (&self.checker, &ruling.auth) {
-            (Some(checker), Some(settings)) => self.verify(ruling, checker, settings, message, header, body).await?,
+            (Some(checker), Some(settings)) => {
+                let subject = Subject {
+                    ip,
+                    helo: &helo,
+                    sender: &message.envelope.sender,
+                    hostname: &ruling.session.hostname,
+                    head: head.len(),
+                    header,
+                    message: Bytes::new(),
+                    now: message.at,
+                };
+                self.verify(checker, settings, subject, body).await?
+            }
             (None, _) | (_, None) => AuthReport::default(),
         };
         let mut quarantine = None;
@@ -102,7 +115,7 @@ impl Inbound {
         }
         let sender = &message.envelope.sender;
         let field = match &ruling.auth {
-            Some(_) => results::field(&report, &ruling.session.hostname, message.client.ip, sender),
+            Some(_) => results::field(&report, &ruling.session.hostname, ip, sender),
             None => String::new(),
         };
         let authentication = if report.authenticates(sender) { Authentication::Proven } else { Authentication::Absent };
@@ -111,33 +124,21 @@ impl Inbound {
         Ok(Checked { report, field, cuts, quarantine, authentication, ptr })
     }
 
+    /// Reads the message into `subject` and checks it.
     async fn verify(
         &self,
-        ruling: &Ruling,
         checker: &Checker,
         settings: &Settings,
-        message: &Arrived<'_>,
-        header: &Header,
+        subject: Subject<'_>,
         body: &StoredBody,
     ) -> Result<AuthReport, Refusal> {
-        let head = message.head.as_bytes();
-        let (ip, helo) = outside(ruling, message, header);
         // Held until the checks are made: whole messages in memory are what a flood of large ones would cost.
         let size = usize::try_from(body.len()).unwrap_or(usize::MAX);
         let _permit = match body.in_memory() {
             Some(_) => None,
             None => Some(self.verification.take(size, PERMIT_WAIT).await.ok_or_else(busy)?),
         };
-        let subject = Subject {
-            ip,
-            helo: &helo,
-            sender: &message.envelope.sender,
-            hostname: &ruling.session.hostname,
-            head: head.len(),
-            header,
-            message: whole(body).await?,
-            now: message.at,
-        };
+        let subject = Subject { message: whole(body).await?, ..subject };
         let report = checker.check(&settings.checks, &subject).await;
         for (check, word) in [
             ("spf", report.spf_word()),

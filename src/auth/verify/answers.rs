@@ -9,12 +9,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mail_auth::dkim::DomainKey;
+use mail_auth::dkim::{DkimError, DomainKey};
 use mail_auth::dmarc::DmarcRecord;
 use mail_auth::dns::TxtRecordParser;
 use mail_auth::hickory_resolver::proto::op::ResponseCode;
 use mail_auth::{DnsCache, DnssecStatus, Error, Negative, NoCache, RecordSet, ResolverCache, TxtRecord};
 
+use super::{policy, tags};
 use crate::dns::DnsError;
 
 /// What TXT gave at a name.
@@ -36,18 +37,23 @@ impl Answers {
     pub(super) fn add_keys(&mut self, keys: Vec<(String, Texts)>) {
         for (name, texts) in keys {
             let record = match texts {
-                // RFC 6376 §3.6.2.2 leaves several records undefined; the first that is a key is taken.
-                Ok(texts) => DomainKey::parse_records(&texts).into(),
+                Ok(texts) => key(&texts).into(),
                 Err(error) => TxtRecord::Error(failed(error)),
             };
             self.txt.0.insert(fully_qualified(&name), record);
         }
     }
 
+    /// The name at which a record that was added stands.
+    pub(super) fn place_of(&self, record: &Arc<DmarcRecord>) -> Option<&str> {
+        let holds = |held: &TxtRecord| matches!(held, TxtRecord::Dmarc(held) if Arc::ptr_eq(held, record));
+        self.txt.0.iter().find(|(_, held)| holds(held)).map(|(name, _)| name.trim_end_matches('.'))
+    }
+
     /// Adds what stands at `_dmarc.` and says whether a policy record does.
     pub(super) fn add_policy(&mut self, name: &str, texts: &Texts) -> bool {
         let record = match texts {
-            Ok(texts) => policy(texts),
+            Ok(texts) => only_policy(texts),
             Err(error) => Err(failed(*error)),
         };
         let found = record.is_ok();
@@ -69,13 +75,22 @@ impl Answers {
     }
 }
 
+/// RFC 6376 §3.6.2.2 leaves several records undefined; the first that is a key is taken. A key that its owner made for
+/// another service or another hash is none (§6.1.2), and the library does not look.
+fn key(texts: &[Vec<u8>]) -> Result<DomainKey, Error> {
+    let ours: Vec<Vec<u8>> = texts.iter().filter(|text| tags::is_key_for_us(text)).cloned().collect();
+    if ours.is_empty() {
+        return Err(Error::Dkim(DkimError::UnsupportedKeyType));
+    }
+    DomainKey::parse_records(&ours)
+}
+
 /// RFC 9989 §4.10: several policy records at a name are none.
-fn policy(texts: &[Vec<u8>]) -> Result<DmarcRecord, Error> {
-    let foreign = || Error::Dns(mail_auth::DnsError::InvalidRecordType);
-    let mut ours = texts.iter().map(|text| DmarcRecord::parse(text)).filter(|record| record != &Err(foreign()));
+fn only_policy(texts: &[Vec<u8>]) -> Result<DmarcRecord, Error> {
+    let mut ours = texts.iter().filter_map(|text| policy::parse(text));
     match (ours.next(), ours.next()) {
-        (Some(record), None) => record,
-        (None, _) | (Some(_), Some(_)) => Err(foreign()),
+        (Some(record), None) => Ok(record),
+        (None, _) | (Some(_), Some(_)) => Err(Error::Dns(mail_auth::DnsError::InvalidRecordType)),
     }
 }
 

@@ -24,7 +24,9 @@ use crate::message::Header;
 
 mod answers;
 mod dmarc;
+mod policy;
 mod screen;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -250,9 +252,15 @@ async fn spf_check(wanted: bool, dns: &dyn Dns, questions_max: u32, request: &Re
     Some(spf::check_host(&Budget::new(dns, questions_max), request).await)
 }
 
-/// Keys by the names under which they stand.
+/// Keys by the names under which the library will look for them.
 async fn keys(dns: &dyn Dns, questions_max: u32, names: Vec<String>) -> Vec<(String, answers::Texts)> {
-    let answers = dns::txt_each(&Budget::new(dns, questions_max), &names).await;
+    // RFC 8616 §5: a domain in U-labels is asked for in A-labels. What cannot be turned into them is no name.
+    let in_ascii = |name: &String| match name.is_ascii() {
+        true => name.clone(),
+        false => idna::domain_to_ascii(name).unwrap_or_default(),
+    };
+    let questions: Vec<String> = names.iter().map(in_ascii).collect();
+    let answers = dns::txt_each(&Budget::new(dns, questions_max), &questions).await;
     names.into_iter().zip(answers).collect()
 }
 

@@ -9,6 +9,7 @@ use mail_auth::dkim::Signature;
 use mail_auth::dkim::record::VerifySignature;
 use mail_auth::{AuthenticatedMessage, arc};
 
+use super::tags;
 use crate::address::Domain;
 use crate::auth::{ArcVerdict, DkimVerdict, Word};
 use crate::clock::Timestamp;
@@ -44,30 +45,32 @@ pub(super) fn screen(head: &[u8], fields: &[Field], now: Timestamp) -> Screened 
     };
     let (mut at, mut seen) = (0, 0);
     let too_many_fields = fields.len() > FIELDS_MAX;
+    let doubled = doubled(fields);
     for field in fields.iter().filter(|field| field.name == "dkim-signature") {
         seen += 1;
-        let parsed = Signature::parse(value(field, head));
+        // Behind the limit nothing is even read.
+        let parsed = (seen <= SIGNATURES_MAX).then(|| Signature::parse(value(field, head)));
         let refusal = match &parsed {
-            _ if too_many_fields => Some("too many header fields"),
-            _ if seen > SIGNATURES_MAX => Some("too many signatures"),
-            Ok(signature) => refusal(signature, now),
-            Err(_) => None,
+            _ if too_many_fields => Some((Word::Policy, "too many header fields")),
+            None => Some((Word::Policy, "too many signatures")),
+            Some(Ok(signature)) => refusal(signature, value(field, head), &doubled, now),
+            // The library would pass over most of these in silence.
+            Some(Err(_)) => Some((Word::Neutral, "cannot be read")),
         };
-        match (refusal, &parsed) {
-            (None, Ok(signature)) => {
+        match (refusal, parsed) {
+            (None, Some(Ok(signature))) => {
                 screened.has_dkim = true;
-                add_key(&mut screened.dkim_keys, signature);
+                add_key(&mut screened.dkim_keys, &signature);
             }
-            (None, Err(_)) => screened.has_dkim = true,
-            (Some(reason), parsed) => {
+            (None, Some(Err(_)) | None) => {}
+            (Some((result, reason)), parsed) => {
                 let (start, end) = range(field, head);
                 screened.kept.extend_from_slice(head.get(at..start).unwrap_or_default());
                 at = end;
-                if seen <= SIGNATURES_MAX {
-                    screened.refused.push(match parsed {
-                        Ok(signature) => described(signature, Word::Policy, Some(reason)),
-                        Err(_) => unreadable(Word::Policy, Some(reason)),
-                    });
+                match parsed {
+                    Some(Ok(signature)) => screened.refused.push(described(&signature, result, Some(reason))),
+                    Some(Err(_)) => screened.refused.push(unreadable(result, Some(reason))),
+                    None => {}
                 }
             }
         }
@@ -77,19 +80,58 @@ pub(super) fn screen(head: &[u8], fields: &[Field], now: Timestamp) -> Screened 
     screened
 }
 
-/// Why a signature does not count, whatever its mathematics say.
-fn refusal(signature: &Signature, now: Timestamp) -> Option<&'static str> {
-    let signed_at = i64::try_from(signature.t).unwrap_or(i64::MAX).saturating_mul(1000);
-    if !signature.h.iter().any(|name| name.eq_ignore_ascii_case("from")) {
+/// Why a signature does not count, whatever its mathematics say. `field` is its text, `doubled` from [`doubled`].
+fn refusal(
+    signature: &Signature,
+    field: &[u8],
+    doubled: &[(&str, usize)],
+    now: Timestamp,
+) -> Option<(Word, &'static str)> {
+    let milliseconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+    let signs = |name: &str| signature.h.iter().filter(|signed| signed.eq_ignore_ascii_case(name)).count();
+    // RFC 6376 §3.5 and §6.1.1: what is wrong with the signature itself.
+    if signature.v != 1 {
+        Some((Word::PermError, "no version"))
+    } else if tags::has_repeated(field, SINGLE_TAGS) {
+        Some((Word::PermError, "a tag stands twice"))
+    } else if !is_name(&signature.d) || !signature.d.contains('.') {
+        Some((Word::PermError, "d= is no domain"))
+    } else if !is_name(&signature.s) {
+        Some((Word::PermError, "s= is no selector"))
+    // What we do not count.
+    } else if signs("from") == 0 {
         // RFC 6376 §5.4.
-        Some("From is not signed")
+        Some((Word::Policy, "From is not signed"))
+    } else if signature.l != 0 {
+        // RFC 6376 §8.2: anybody can append what he likes.
+        Some((Word::Policy, "only a part of the body is signed"))
     } else if signature.h.len() > SIGNED_NAMES_MAX {
-        Some("too many signed fields")
-    } else if signed_at > now.after(CLOCK_SKEW_MAX).0 {
-        Some("signed in the future")
+        Some((Word::Policy, "too many signed fields"))
+    } else if milliseconds(signature.t) > now.after(CLOCK_SKEW_MAX).0 {
+        Some((Word::Policy, "signed in the future"))
+    } else if signature.x != 0 && (milliseconds(signature.x) <= now.0 || signature.x <= signature.t) {
+        Some((Word::Policy, "expired"))
+    } else if doubled.iter().any(|(name, present)| (1..*present).contains(&signs(name))) {
+        Some((Word::Policy, "a signed field stands again unsigned"))
     } else {
-        weak(signature.a, &signature.b)
+        weak(signature.a, &signature.b).map(|reason| (Word::Policy, reason))
     }
+}
+
+/// The fields that may stand once (RFC 5322 §3.6) and stand more often, with how often. A signature covers the lowest
+/// of them, and a reader is shown the highest.
+fn doubled(fields: &[Field]) -> Vec<(&'static str, usize)> {
+    let count = |name: &&'static str| (*name, fields.iter().filter(|field| field.name == **name).count());
+    SINGLE_FIELDS.iter().map(count).filter(|(_, present)| *present > 1).collect()
+}
+
+/// Letters, digits, hyphens, underscores and inner dots; beyond ASCII anything (RFC 8616).
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        let sane = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        !label.is_empty() && label.chars().all(|c| sane(c) && !c.is_control())
+    };
+    text.split('.').all(label)
 }
 
 /// RFC 8301 §3. An RSA signature is as long as its key.
@@ -97,6 +139,7 @@ fn weak(algorithm: Algorithm, signature: &[u8]) -> Option<&'static str> {
     match algorithm {
         Algorithm::RsaSha1 => Some("rsa-sha1"),
         Algorithm::RsaSha256 if signature.len() < RSA_OCTETS_MIN => Some("the key is too short"),
+        Algorithm::RsaSha256 if signature.len() > RSA_OCTETS_MAX => Some("the key is too long"),
         Algorithm::RsaSha256 | Algorithm::Ed25519Sha256 => None,
         Algorithm::MlDsa44 => Some("unknown algorithm"),
     }
@@ -149,6 +192,12 @@ fn add_key(keys: &mut Vec<String>, signature: &impl VerifySignature) {
 fn author(fields: &[Field], head: &[u8]) -> Option<String> {
     let mut from = fields.iter().filter(|field| field.name == "from");
     let (Some(only), None) = (from.next(), from.next()) else { return None };
+    let (start, end) = range(only, head);
+    let is_named = head.get(start..end)?.get(.."from:".len())?.eq_ignore_ascii_case(b"from:");
+    let begins = start == 0 || head.get(start - 1) == Some(&b'\n');
+    if !is_named || !begins || from_lines(head) != 1 {
+        return None;
+    }
     let text = std::str::from_utf8(value(only, head)).ok()?;
     let bare = without_quotes_and_comments(text)?;
     // With angle brackets the address stands in them, at the end, once; without them it is the whole value.
@@ -164,6 +213,18 @@ fn author(fields: &[Field], head: &[u8]) -> Option<String> {
     }
     let domain = Domain::parse(address.split_once('@')?.1).ok()?;
     (!domain.is_literal()).then(|| domain.as_str().to_owned())
+}
+
+/// How many lines some reader may take for the begin of a From: with space before the name, before the colon, or with
+/// the colon on the next line.
+fn from_lines(head: &[u8]) -> usize {
+    let is_from = |(number, line): (usize, &[u8])| {
+        // A first line cannot continue one.
+        let line = if number == 0 { line.trim_ascii_start() } else { line };
+        let named = line.get(.."from".len()).is_some_and(|name| name.eq_ignore_ascii_case(b"from"));
+        named && matches!(line["from".len()..].trim_ascii().first(), None | Some(b':'))
+    };
+    head.split(|octet| *octet == b'\n').enumerate().filter(|line| is_from(*line)).count()
 }
 
 /// The text in one line, quoted strings as `q`, comments gone. None where one of them does not end, or where a control
@@ -210,6 +271,7 @@ pub(super) fn described(signature: &Signature, result: Word, reason: Option<&'st
         result,
         domain: signature.d.clone(),
         selector: signature.s.clone(),
+        identity: signature.i.clone(),
         algorithm: match signature.a {
             Algorithm::RsaSha1 => "rsa-sha1",
             Algorithm::RsaSha256 => "rsa-sha256",
@@ -227,6 +289,7 @@ pub(super) fn unreadable(result: Word, reason: Option<&'static str>) -> DkimVerd
         result,
         domain: String::new(),
         selector: String::new(),
+        identity: String::new(),
         algorithm: "",
         signature_start: String::new(),
         signed_fields: Vec::new(),
@@ -256,6 +319,13 @@ const ARC_SETS_MAX: usize = 50;
 const ARC_KEYS_MAX: usize = 8;
 /// RFC 8301 §3.2: 1024 bits.
 const RSA_OCTETS_MIN: usize = 128;
+/// 4096 bits are the longest that RFC 8301 §3.2 asks a verifier to take, and a longer key costs us, not its owner.
+const RSA_OCTETS_MAX: usize = 512;
+/// The tags that decide what a signature says and for whom.
+const SINGLE_TAGS: &[&str] = &["v", "a", "b", "bh", "c", "d", "h", "i", "l", "q", "s", "t", "x"];
+/// What a reader is shown, or what says how to read the body.
+const SINGLE_FIELDS: &[&str] =
+    &["from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "mime-version", "content-type"];
 /// Clocks differ.
 const CLOCK_SKEW_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -285,6 +355,7 @@ mod tests {
             "=?utf-8?q?A_N=C3=A4me?= <u@legitimate.com>",
             "\"u\"@legitimate.com",
             "\"a@evil.com\" <u@legitimate.com>",
+            "u@legitimate.com\r\nSubject: a\r\n From: b\r\nFromage: c",
         ] {
             assert_eq!(from_of(&format!("From: {from}\r\n")).as_deref(), Some("legitimate.com"), "{from:?}");
         }
@@ -296,6 +367,12 @@ mod tests {
             "Subject: no From\r\n",
             "From: u@legitimate.com\r\nFrom: u@evil.com\r\n",
             "From: u@legitimate.com\r\nFrom : u@evil.com\r\n",
+            "From : u@legitimate.com\r\n",
+            " From: u@legitimate.com\r\n",
+            "From\r\n : u@legitimate.com\r\n",
+            "From\r\n : u@evil.com\r\nFrom: u@legitimate.com\r\n",
+            " From: u@evil.com\r\nFrom: u@legitimate.com\r\n",
+            "From: u@legitimate.com\r\nFrom\r\n\t: u@evil.com\r\n",
             "FROM: u@legitimate.com\r\nfrom: u@legitimate.com\r\n",
             "From: u@legitimate.com, u@evil.com\r\n",
             "From: <u@legitimate.com>, <u@legitimate.com>\r\n",
@@ -320,7 +397,8 @@ mod tests {
 
     fn signature(tags: &str) -> String {
         let long = "A".repeat(172);
-        format!("DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=a.example; s=s1; bh=AAAA; {tags} b={long}\r\n")
+        let algorithm = if tags.contains("a=") { "" } else { "a=rsa-sha256; " };
+        format!("DKIM-Signature: v=1; {algorithm}c=relaxed/relaxed; d=a.example; s=s1; bh=AAAA; {tags} b={long}\r\n")
     }
 
     #[test]

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::auth::{Policy, SpfResult};
+use crate::auth::{DmarcVerdict, Policy, SpfResult};
 use crate::dns::zone::Zone;
+
+mod hostile;
+mod policies;
+mod signing;
 
 const ALL: Settings = Settings { spf: true, dkim: true, dmarc: true, arc: true, ptr: true };
 
