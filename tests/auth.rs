@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -359,15 +359,17 @@ fn dns_a_thousand_stuck_sessions_pile_nothing_up() {
         })
         .collect();
     let (files_then, threads_then) = (count("fd"), count("task"));
-    // 512 questions at once, and each may be repeated from a second socket.
-    assert!(files_then <= files + SESSIONS + 2 * 512 + 100, "{files_then} descriptors, {files} before");
+    // 64 questions at once about one domain, and each may be repeated from a second socket.
+    assert!(files_then <= files + SESSIONS + 2 * 64 + 100, "{files_then} descriptors, {files} before");
     assert!(threads_then <= threads + 20, "{threads_then} threads, {threads} before");
-    // Somebody whose DNS works is not in their queue for longer than a question may take.
+    // Somebody whose DNS works does not stand in their queue.
     let began = Instant::now();
-    let reply =
-        Client::connect(daemon.smtp).deliver("a@good.example", &["aide@solarmora.com"], &message("good.example"));
-    reply.queued_as();
-    println!("a legitimate message took {:?} beside {SESSIONS} stuck ones", began.elapsed());
+    let mut client = Client::connect(daemon.smtp);
+    let reply = client.deliver("a@good.example", &["aide@solarmora.com"], &message("good.example"));
+    let took = began.elapsed();
+    let id = reply.queued_as();
+    assert!(took < Duration::from_secs(3), "a legitimate message took {took:?} beside {SESSIONS} stuck ones");
+    daemon.cli(&["trace", "--id", &id]).succeeds().says(&["spf=pass", "dmarc=pass"]);
     for client in &mut stuck {
         assert_eq!(client.reply().code, 250);
     }

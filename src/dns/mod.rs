@@ -14,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub mod cache;
+mod places;
 pub mod resolver;
 #[cfg(test)]
 pub(crate) mod zone;

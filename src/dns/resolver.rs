@@ -13,16 +13,15 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
-use tokio::sync::Semaphore;
 
+use super::places::Places;
 use super::{Dns, DnsError, Found, Mx, Pending, Question, Records};
 use crate::events;
 
 /// The resolver of the system, or of the configuration.
 pub struct Resolver {
     hickory: TokioResolver,
-    /// One for each question that is on its way: each has a socket of its own, and a second one when it is repeated.
-    places: Semaphore,
+    places: Places,
 }
 
 /// Why there is no resolver.
@@ -44,7 +43,7 @@ impl Resolver {
         };
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let hickory = builder.with_options(options()).build()?;
-        Ok(Resolver { hickory, places: Semaphore::new(QUESTIONS_AT_ONCE_MAX) })
+        Ok(Resolver { hickory, places: Places::new() })
     }
 
     async fn look_up(&self, question: &Question) -> Result<Found, DnsError> {
@@ -56,7 +55,7 @@ impl Resolver {
             Question::Ptr(ip) => (Name::from(*ip), RecordType::PTR),
         };
         // The wait for a place is part of the wait for the answer.
-        let _place = self.places.acquire().await.map_err(|_| DnsError::Temporary)?;
+        let _place = self.places.take(question).await;
         let lookup = self.hickory.lookup(name, kind).await.map_err(|error| reason(&error))?;
         let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
         let records = records(question, &lookup).ok_or(DnsError::NoRecords)?;
@@ -200,9 +199,6 @@ const TRIES_MAX: usize = 2;
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(6);
 /// Hickory's 32 starve a hundred sessions that each ask five things at once.
 const ACTIVE_REQUESTS_MAX: usize = 1024;
-/// A thousand sessions whose name servers are dead would otherwise hold ten thousand sockets. Behind a resolver that
-/// works no question takes long enough to meet this.
-const QUESTIONS_AT_ONCE_MAX: usize = 512;
 /// Nobody needs more, and SPF looks at ten.
 const RECORDS_MAX: usize = 200;
 
