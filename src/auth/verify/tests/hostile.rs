@@ -383,3 +383,41 @@ async fn a_domain_beyond_ascii_signs_and_is_aligned() {
     assert_eq!(only(&report), "pass");
     assert_eq!(report.dmarc.unwrap().result, Word::Pass);
 }
+
+/// As many signatures and sets as are looked at, and a name server that takes nearly five seconds for each answer. What
+/// that costs the processor is in benches/checks.rs.
+#[tokio::test(start_paused = true)]
+async fn aut_ten_signatures_fifty_sets_and_slow_dns_end_within_the_limit() {
+    let mut zone = String::from("a.slow.example TXT v=spf1");
+    (0..10).for_each(|n| zone.push_str(&format!(" a:n{n}.slow.example")));
+    zone.push_str(" -all\nslow.example TXT v=spf1 redirect=a.slow.example\n");
+    let mut slow = |name: &str| zone.push_str(&format!("{name} SLOW 4900\n"));
+    ["slow.example", "a.slow.example", "_dmarc.slow.example", "_dmarc.example", "192.0.2.1"]
+        .into_iter()
+        .for_each(&mut slow);
+    let (mut message, long) = (String::new(), "A".repeat(172));
+    for n in 0..10 {
+        slow(&format!("n{n}.slow.example"));
+        slow(&format!("s{n}._domainkey.d{n}.slow.example"));
+        slow(&format!("s._domainkey.seal{n}.slow.example"));
+        message.push_str(&format!(
+            "DKIM-Signature: v=1; a=rsa-sha256; d=d{n}.slow.example; s=s{n}; h=from; bh=AAAA; b={long}\r\n"
+        ));
+    }
+    for i in 1..=50 {
+        let seal = format!("i={i}; a=rsa-sha256; d=seal{}.slow.example; s=s; b={long}", i % 8);
+        let cv = if i == 1 { "none" } else { "pass" };
+        message.push_str(&format!(
+            "ARC-Seal: cv={cv}; {seal}\r\nARC-Message-Signature: {seal}; h=from; bh=AAAA\r\n\
+             ARC-Authentication-Results: i={i}; x\r\n"
+        ));
+    }
+    message.push_str(&format!("From: u@slow.example\r\n{BODY}"));
+    let before = tokio::time::Instant::now();
+    let report = attacked("u@slow.example", &zone, message.as_bytes()).await;
+    assert!(before.elapsed() <= CHECK_MAX, "{:?}", before.elapsed());
+    assert_eq!(report.spf_word(), Some("temperror"));
+    assert_eq!(dkim(&report).len(), SIGNATURES_MAX);
+    assert_ne!(report.arc_word(), Some("pass"));
+    assert_ne!(report.dmarc_word(), Some("pass"));
+}
