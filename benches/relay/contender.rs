@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use crate::machine;
 use crate::pointsman::Pointsman;
 use crate::postfix::Postfix;
+use crate::sender::Sender;
 use crate::tools::Sink;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -41,11 +42,12 @@ enum Relay {
 }
 
 impl Contender {
-    pub(crate) fn start(system: System) -> anyhow::Result<Contender> {
+    /// Starts one. With a `sender` our daemon checks who sent; the others do not.
+    pub(crate) fn start(system: System, sender: Option<&Sender>) -> anyhow::Result<Contender> {
         let sink = machine::free_port()?;
         let relay = match system {
             System::Direct => Relay::None,
-            System::Pointsman => Relay::Pointsman(Pointsman::start(sink)?),
+            System::Pointsman => Relay::Pointsman(Pointsman::start(sink, sender.map(Sender::name_server))?),
             System::Postfix => Relay::Postfix(Postfix::start(sink)?),
         };
         Ok(Contender { sink, relay })
@@ -85,6 +87,14 @@ impl Contender {
     /// CPU time that the relay has used until now; nothing without one.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         self.relay_id().map_or(Ok(Duration::ZERO), machine::cpu_of_tree)
+    }
+
+    /// How many messages our daemon has seen pass DMARC by a signature that it verified; of the others nobody knows.
+    pub(crate) fn verified(&self) -> anyhow::Result<Option<u64>> {
+        match &self.relay {
+            Relay::None | Relay::Postfix(_) => Ok(None),
+            Relay::Pointsman(daemon) => daemon.verified().map(Some),
+        }
     }
 
     /// Lets the relay deliver what it still has, that is, the message on whose end the sink left, so that a round

@@ -45,7 +45,7 @@ pub(crate) fn measure(report: &Report) -> anyhow::Result<()> {
 
 fn idle(report: &Report) -> anyhow::Result<()> {
     // Nothing is sent: the route may lead nowhere.
-    let daemon = Pointsman::start(machine::free_port()?)?;
+    let daemon = Pointsman::start(machine::free_port()?, None)?;
     let idle = machine::memory_of(daemon.id())?.resident;
     print(report, "idle", idle, IDLE_WANTED);
 
@@ -79,11 +79,11 @@ fn connect_many(to: SocketAddr) -> anyhow::Result<Vec<Client>> {
 }
 
 fn large_messages(report: &Report) -> anyhow::Result<()> {
-    let contender = Contender::start(System::Pointsman)?;
+    let contender = Contender::start(System::Pointsman, None)?;
     let daemon = contender.relay_id().context("pointsman is a process")?;
     let idle = machine::memory_of(daemon)?.resident;
     let mut sink = Sink::until(LARGE.messages, contender.sink())?;
-    let mut source = Source::start(&LARGE, contender.entry())?;
+    let mut source = Source::start(&LARGE, None, contender.entry())?;
     sink.wait(&mut source, LARGE_LIMIT)?;
     let over_idle = machine::memory_of(daemon)?.peak.saturating_sub(idle);
     print(report, "50 messages of 25 MiB at once, over idle", over_idle, LARGE_WANTED);

@@ -24,11 +24,13 @@ pub(crate) struct Pointsman {
 }
 
 impl Pointsman {
-    /// Starts one whose only route leads to `sink`.
-    pub(crate) fn start(sink: SocketAddr) -> anyhow::Result<Pointsman> {
+    /// Starts one whose only route leads to `sink`. Where it is given a name server, it checks who sent.
+    pub(crate) fn start(sink: SocketAddr, name_server: Option<SocketAddr>) -> anyhow::Result<Pointsman> {
         let directory = machine::scratch("daemon")?;
         let path = directory.path();
-        fs::write(path.join("pointsman.toml"), config(&path.join("data").display().to_string(), sink))
+        let checks = name_server.map(|server| format!("\n[dns]\nservers = [\"{server}\"]\n\n[auth]\n"));
+        let config = config(&path.join("data").display().to_string(), sink) + &checks.unwrap_or_default();
+        fs::write(path.join("pointsman.toml"), config)
             .and_then(|()| fs::write(path.join("rules.toml"), rules()))
             .context("cannot write the daemon's configuration")?;
         let log_path = path.join("log");
@@ -76,6 +78,16 @@ impl Pointsman {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum();
         Ok(open == 0.0)
+    }
+
+    /// How many messages it has seen pass both DKIM and DMARC, and SPF too: the least of the three.
+    pub(crate) fn verified(&self) -> anyhow::Result<u64> {
+        let metrics = self.metrics().context("cannot read the daemon's metrics")?;
+        let passed = |check: &str| {
+            let series = format!("pointsman_auth_total{{check=\"{check}\",result=\"pass\"}} ");
+            metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok()).unwrap_or(0.0) as u64
+        };
+        Ok(passed("spf").min(passed("dkim")).min(passed("dmarc")))
     }
 
     fn metrics(&self) -> anyhow::Result<String> {

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -114,16 +115,20 @@ pub(crate) struct Shipment {
 }
 
 impl Source {
-    pub(crate) fn start(shipment: &Shipment, to: SocketAddr) -> anyhow::Result<Source> {
+    /// Starts to send; `message` is the file of a signed one.
+    pub(crate) fn start(shipment: &Shipment, message: Option<&Path>, to: SocketAddr) -> anyhow::Result<Source> {
         let (errors, stderr) = error_file()?;
         let mut command = Command::new(machine::find("smtp-source")?);
         if shipment.is_persistent {
             command.arg("-d");
         }
+        match message {
+            Some(file) => command.arg("-F").arg(file),
+            None => command.args(["-l", &shipment.bytes.to_string()]),
+        };
         command
             .args(["-s", &shipment.sessions.to_string()])
             .args(["-m", &shipment.messages.to_string()])
-            .args(["-l", &shipment.bytes.to_string()])
             .args(["-f", SENDER, "-t", ALIAS])
             .arg(to.to_string());
         let process = Process::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr))?;
