@@ -19,12 +19,13 @@ use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
-use crate::inbound::{Inbound, Manner, Ruling};
+use crate::inbound::{Inbound, Manner, Ruling, Scorer};
 use crate::log;
 use crate::outbound::{self, Outbound, Ways};
 use crate::queue::sqlite::{Retention, SqliteStore};
 use crate::relay::dial::{TcpDial, Timeouts};
 use crate::smtp::settings::Settings;
+use crate::spam;
 use crate::tls;
 
 /// What the start bound: no reload changes it.
@@ -177,8 +178,18 @@ fn ruling(
         srs: config.srs.clone(),
         auth: config.auth.clone(),
         checker: lookup.checker.clone(),
+        spam: config.spam.as_ref().map(|settings| scorer(settings, before, lookup)),
         upstream: config.upstream.clone(),
     })
+}
+
+/// What scores mail. It is kept while it has the same settings, for what it knows of the block lists.
+fn scorer(settings: &spam::Settings, before: Option<&Ruling>, lookup: &Lookup) -> Arc<Scorer> {
+    let before = before.and_then(|ruling| ruling.spam.as_ref());
+    match before.filter(|scorer| scorer.is_of(settings, &lookup.dns)) {
+        Some(before) => Arc::clone(before),
+        None => Arc::new(Scorer::new(settings.clone(), Arc::clone(&lookup.dns))),
+    }
 }
 
 /// What notifications are signed with. Without a key they go out unsigned: better than not at all.
