@@ -91,7 +91,7 @@ impl Daemon {
             chance,
             ids,
             handover: Arc::clone(&handover),
-            dns,
+            dns: Arc::clone(&dns),
         };
         let outbound = start_outbound(&config, ports, &addresses);
 
@@ -108,6 +108,8 @@ impl Daemon {
             admin: admin_address.map(|address| address.to_string()),
             started: clock.now(),
             data: config.data.clone(),
+            config: config.path.clone(),
+            dns,
             min_free: config.queue.min_free,
             ending: Arc::clone(&ending),
         };

@@ -90,7 +90,9 @@ fn decide(ruling: &Ruling, message: &MessageRow, originals: &Originals, leg: &Le
 }
 
 /// What the checks found when the message came in: today they would find something else, or nothing.
-fn recorded_auth(facts: &str) -> AuthFacts {
+/// The results that were recorded when the message came.
+#[must_use]
+pub fn recorded_auth(facts: &str) -> AuthFacts {
     let facts: serde_json::Value = serde_json::from_str(facts).unwrap_or_default();
     let word = |check: &str| facts["auth"][check].as_str();
     AuthFacts::recorded(word("spf"), word("dkim"), word("dmarc"), word("arc"))
