@@ -103,6 +103,7 @@ impl Daemon {
             admin: admin_address.map(|address| address.to_string()),
             started: clock.now(),
             data: data.clone(),
+            config: config.path.clone(),
             ending: Arc::clone(&ending),
         };
         tasks.beside_the_mail(metrics, (control, control_socket), admin);

@@ -122,6 +122,8 @@ impl World {
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
         let rules = Arc::new(rule_set());
+        // Every route names its hosts.
+        let dns = Arc::new(NoDns);
         let ruling = Ruling {
             srs: None,
             auth: None,
@@ -131,13 +133,12 @@ impl World {
             rules,
             routes: routes.clone(),
             legs_max: 10,
+            dns: dns.clone(),
             checker: None,
             listeners: BTreeMap::new(),
             client_sessions_max: 50,
             tls: None,
         };
-        // Every route names its hosts.
-        let dns = Arc::new(NoDns);
         let ports = Ports { clock: clock.clone(), store: store.clone(), chance, ids, handover };
 
         let minutes = [1, 5, 15, 30, 60].map(|minutes| Duration::from_secs(minutes * 60));

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::audit::AuditSelect;
 use super::configuration::{AcceptedView, ReloadView, history};
 use super::drain::Ending;
+use super::erase::EraseSelect;
 pub use super::operate::Action;
 use super::operate::{self, Operator, Prepared, Told};
 use super::pages::{Messages, Pages};
@@ -73,6 +74,14 @@ pub enum Request {
     },
     Resume {
         route: String,
+    },
+    /// To look at everything that mail stands on.
+    Doctor,
+    /// That no body is unlinked until the asker hangs up: he copies them.
+    KeepBodies,
+    Erase {
+        select: EraseSelect,
+        dry_run: bool,
     },
     /// One message of our own, through a listener.
     Probe {
@@ -161,6 +170,8 @@ pub struct Control {
     pub admin: Option<String>,
     pub started: Timestamp,
     pub data: PathBuf,
+    /// The configuration's file.
+    pub config: PathBuf,
     pub ending: Arc<Ending>,
 }
 
@@ -210,7 +221,7 @@ impl Control {
         let mut request = String::new();
         let mut reading = BufReader::new(reading.take(REQUEST_OCTETS_MAX));
         tokio::time::timeout(ASK_TIMEOUT, reading.read_line(&mut request)).await??;
-        let mut asker = Asker { writing, lines: 0 };
+        let mut asker = Asker { writing, lines: 0, reading };
         let performed = match serde_json::from_str::<Request>(&request) {
             Ok(request) => self.perform(&mut asker, request, &peer).await,
             Err(error) => Err(Stop::Failed(format!("the daemon does not understand the request: {error}"))),
@@ -285,6 +296,9 @@ impl Control {
                 self.pause(asker, peer, (&route, duration.as_deref()), now).await?;
             }
             Request::Resume { route } => self.resume(asker, peer, &route).await?,
+            Request::Doctor => self.examine(asker).await?,
+            Request::KeepBodies => self.keep_bodies(asker, peer).await?,
+            Request::Erase { select, dry_run } => self.erase(asker, peer, &select, dry_run).await?,
             Request::Probe { alias, sender, to_crm } => {
                 let wanted = Wanted { alias: &alias, sender: sender.as_deref(), to_crm };
                 self.probe(asker, peer, wanted).await?;
@@ -411,11 +425,18 @@ fn outcome(acted: &Result<(), Stop>, done: usize) -> String {
 pub struct Asker {
     writing: OwnedWriteHalf,
     lines: usize,
+    reading: BufReader<Take<OwnedReadHalf>>,
 }
 
 impl Asker {
     pub(super) async fn tell(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Stop> {
         self.write(lines).await.map_err(Stop::Gone)
+    }
+
+    /// Waits until the asker hangs up. What he says more is not heard.
+    pub(super) async fn gone(&mut self) {
+        let mut octets = [0; 64];
+        while let Ok(1..) = self.reading.read(&mut octets).await {}
     }
 
     async fn write(&mut self, lines: impl IntoIterator<Item = Line>) -> std::io::Result<()> {

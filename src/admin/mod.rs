@@ -11,4 +11,7 @@ pub mod audit;
 pub mod pause;
 pub mod drain;
 pub mod probe;
+pub mod doctor;
+pub mod examine;
+pub mod erase;
 pub mod http;

@@ -103,8 +103,10 @@ fn decide(
     Ok(ruling.decide(&facts, Fact::Known(original), message.received))
 }
 
-/// What the checks found when the message came in: today they would find something else, or nothing.
-fn recorded_auth(facts: &Value) -> AuthFacts {
+/// What the checks found when the message came in, out of its recorded `facts`: today they would find something else, or
+/// nothing.
+#[must_use]
+pub fn recorded_auth(facts: &Value) -> AuthFacts {
     let word = |check: &str| facts["auth"][check].as_str();
     AuthFacts::recorded(word("spf"), word("dkim"), word("dmarc"), word("arc"))
 }
@@ -273,6 +275,7 @@ mod tests {
     use super::*;
     use crate::address::Domain;
     use crate::diagnostic::{Report, Source};
+    use crate::dns::zone::Zone;
     use crate::id::MessageId;
     use crate::rules::{RuleSet, Surroundings, parse};
     use crate::smtp::settings::Settings;
@@ -306,6 +309,7 @@ mod tests {
             client_sessions_max: 50,
             tls: None,
             auth: None,
+            dns: Arc::new(Zone::parse("")),
             checker: None,
             spam: None,
             upstream: Vec::new(),

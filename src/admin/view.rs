@@ -112,10 +112,10 @@ impl Select {
     }
 
     /// Takes the word [`REFUSED`] out of the states, and says what is asked for besides legs. Recipients and messages
-    /// that were refused have no id, target, route, reason or header.
+    /// that were refused have no id, target, route or reason.
     #[must_use]
     pub fn take_refused(&mut self) -> Asked {
-        let leg_only = [&self.id, &self.target, &self.route, &self.reason, &self.from, &self.subject, &self.message_id];
+        let leg_only = [&self.id, &self.target, &self.route, &self.reason];
         let may_mean_refused = leg_only.iter().all(|text| text.is_none());
         let words = self.state.len();
         self.state.retain(|word| word != REFUSED);
@@ -131,6 +131,9 @@ impl Select {
     pub fn refused(&self, now: Timestamp) -> Result<RefusedFilter, String> {
         Ok(RefusedFilter {
             recipient: self.recipient.clone(),
+            from: self.from.clone(),
+            subject: self.subject.clone(),
+            message_id: self.message_id.clone(),
             sender: self.sender.clone(),
             client: self.client.clone(),
             since: self.since.as_deref().map(|word| parse_time(word, now)).transpose()?,
@@ -281,6 +284,9 @@ pub struct MessageView {
     pub message_id: String,
     pub size: u64,
     pub rules_hash: String,
+    /// The header fields that every copy carries.
+    #[serde(default)]
+    pub header_added: String,
     /// What was known when the rules decided.
     pub facts: Option<Box<RawValue>>,
     /// The leg whose end made this message.
@@ -331,6 +337,7 @@ impl From<MessageRow> for MessageView {
             message_id: row.message_id,
             size: row.size,
             rules_hash: row.rules_hash,
+            header_added: String::from_utf8_lossy(&row.prefix).into_owned(),
             facts: RawValue::from_string(row.facts).ok(),
             cause: row.cause.map(|leg| leg.to_string()),
             legs: row.legs.into_iter().map(LegView::from).collect(),
@@ -382,6 +389,13 @@ pub struct RefusedView {
     pub sender: String,
     pub recipient: String,
     pub reply: String,
+    /// Of a message that was refused at its end.
+    #[serde(default)]
+    pub from: String,
+    #[serde(default)]
+    pub subject: String,
+    #[serde(default)]
+    pub message_id: String,
 }
 
 impl From<Refused> for RefusedView {
@@ -401,6 +415,9 @@ impl From<Refused> for RefusedView {
             sender: row.sender,
             recipient: row.recipient,
             reply: row.reply,
+            from: row.from,
+            subject: row.subject,
+            message_id: row.message_id,
         }
     }
 }

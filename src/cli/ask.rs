@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
+use super::evidence::{self, Secrets};
 use super::{Ended, Output, render};
 use crate::admin::control::{self, Action, Line, Request, Scope};
 use crate::admin::pages::{Messages, Pages};
@@ -68,6 +69,12 @@ pub(super) enum QuarantineCommand {
 pub(super) struct TraceArgs {
     #[command(flatten)]
     listing: Listing,
+    /// One message, by --id, as text to hand over
+    #[arg(long, conflicts_with = "json")]
+    evidence: bool,
+    /// Show intake addresses in it
+    #[arg(long, requires = "evidence")]
+    reveal: bool,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +203,9 @@ pub(super) fn quarantine(config: &Path, command: &QuarantineCommand) -> anyhow::
 /// Journeys as text, legs as JSON; refused recipients with both where the filter may mean them.
 pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
     let mut select = args.listing.filter.select();
+    if args.evidence {
+        return evidence(config, &select, if args.reveal { Secrets::Shown } else { Secrets::Masked });
+    }
     let asked = select.take_refused();
     let json = args.listing.output.json;
     let source = Source::open(config)?;
@@ -216,6 +226,26 @@ pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
         source.ask(&Request::Refused { select }, &mut |line| list.take(line))?;
     }
     list.end("nothing found");
+    Ok(Ended::Done)
+}
+
+fn evidence(config: &Path, select: &Select, secrets: Secrets) -> anyhow::Result<Ended> {
+    if select.id.is_none() {
+        eprintln!("pointsman: name the message: trace --evidence ID");
+        return Ok(Ended::Usage);
+    }
+    let mut found = None;
+    let request = Request::Messages { select: select.clone(), scope: Scope::All };
+    Source::open(config)?.ask(&request, &mut |line| {
+        if let Line::Message(message) = line {
+            found = Some(message);
+        }
+    })?;
+    let Some(message) = found else {
+        eprintln!("pointsman: nothing found");
+        return Ok(Ended::Findings);
+    };
+    print!("{}", evidence::render(&message, config, secrets, SystemClock::new().now()));
     Ok(Ended::Done)
 }
 
@@ -391,7 +421,7 @@ pub(super) fn daemon(config: &Path) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-fn data_dir(config: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn data_dir(config: &Path) -> anyhow::Result<PathBuf> {
     Config::data_dir(config).or_else(|report| {
         // A daemon may well run on what it accepted before.
         start::data_dir(config).ok_or_else(|| anyhow::anyhow!("{}", report.render(false)))
@@ -454,6 +484,9 @@ fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> 
             | Request::Audit { .. }
             | Request::Pause { .. }
             | Request::Resume { .. }
+            | Request::Doctor
+            | Request::KeepBodies
+            | Request::Erase { .. }
             | Request::Probe { .. }
             | Request::Drain => bail!("the daemon is not running"),
         }

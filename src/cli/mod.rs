@@ -11,8 +11,12 @@ use clap::{Args, Parser, Subcommand};
 
 mod ask;
 mod check;
+mod backup;
 mod demo;
 mod dns;
+mod doctor;
+mod erase;
+mod evidence;
 mod explain;
 mod reload;
 mod render;
@@ -64,6 +68,14 @@ enum Command {
     Resume(steer::ResumeArgs),
     /// Send one real message through a listener, and follow it: to the CRM's answer to RCPT, or with --to-crm all the way
     Probe(steer::ProbeArgs),
+    /// What is wrong, and what to do: ledger, disk, clock, certificate, DNS, and each route up to RCPT
+    Doctor(Output),
+    /// Copy the queue, its bodies and the configuration while the daemon runs
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of an empty data directory; the daemon must not run
+    Restore(backup::RestoreArgs),
+    /// Remove what is kept of a person or a message
+    Erase(erase::EraseArgs),
     /// Take no more mail, deliver what there is, and end when nothing is left
     Drain(Output),
     /// Commands that acted: who gave them, when, and what came of it
@@ -119,6 +131,10 @@ pub fn run() -> ExitCode {
         Command::Pause(args) => steer::pause(&cli.config, args),
         Command::Resume(args) => steer::resume(&cli.config, args),
         Command::Probe(args) => steer::probe(&cli.config, args),
+        Command::Doctor(output) => doctor::run(&cli.config, *output),
+        Command::Backup(args) => backup::backup(&cli.config, args),
+        Command::Restore(args) => backup::restore(&cli.config, args),
+        Command::Erase(args) => erase::run(&cli.config, args),
         Command::Drain(output) => steer::drain(&cli.config, *output),
         Command::Audit(args) => steer::audit(&cli.config, args),
     };

@@ -175,7 +175,7 @@ pub(super) fn journey(message: &MessageView) -> String {
 }
 
 /// What was found out about the sender, from the recorded facts; none where nothing was checked.
-fn checks(message: &MessageView) -> Option<String> {
+pub(super) fn checks(message: &MessageView) -> Option<String> {
     let facts: serde_json::Value = serde_json::from_str(message.facts.as_ref()?.get()).ok()?;
     let results = facts.get("auth")?.as_object()?;
     let told: Vec<String> = ["spf", "dkim", "dmarc", "arc", "ptr"]

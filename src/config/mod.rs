@@ -72,6 +72,8 @@ pub struct Config {
     pub rule_files: Vec<PathBuf>,
     /// Of the files that it was made of; empty where it was made of none.
     pub prints: Prints,
+    /// The files that hold the secrets of `[srs]`.
+    pub secret_files: Vec<PathBuf>,
     /// What the files ask for that is not built yet.
     pub inert: Vec<String>,
 }
@@ -252,6 +254,7 @@ pub fn resolve(
         rule_files: rule_sources.into_iter().map(|file| file.path).collect(),
         prints: Prints::default(),
         data,
+        secret_files: secret_files(raw.srs.as_ref(), &folder),
         inert,
     })
 }
@@ -303,6 +306,11 @@ fn dkim(raw: Option<&RawDkim>, folder: &Path, data: &Path) -> Option<Dkim> {
         None => KeyPlace::Own(data.join(DKIM_KEY)),
     };
     Some(Dkim { selector: selector.unwrap_or_else(|| Domain::parse(SELECTOR).expect("it is one label")), key })
+}
+
+fn secret_files(srs: Option<&RawSrs>, folder: &Path) -> Vec<PathBuf> {
+    let secrets = srs.iter().flat_map(|srs| &srs.secrets);
+    secrets.filter_map(|secret| secret.value.strip_prefix("file:")).map(|name| folder.join(name)).collect()
 }
 
 fn data_dir(path: &Path, written: Option<&str>) -> PathBuf {

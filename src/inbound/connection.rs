@@ -22,7 +22,7 @@ use crate::address::{Mailbox, ReversePath};
 use crate::contain::trip;
 use crate::envelope::{Client, Envelope};
 use crate::events;
-use crate::message::Head;
+use crate::message::{Head, Header};
 use crate::queue::{BodyWriter, Queued, Refused, StoreError};
 use crate::reply::{self, Refusal, Reply};
 use crate::rules::{Fact, Verdict};
@@ -203,8 +203,8 @@ where
             (Cause::Refused { envelope, .. }, None) if envelope.recipients.is_empty() => {}
             // A first chunk that is too large is refused before it is taken.
             (Cause::Refused { reply, envelope }, incoming) => {
-                let size = incoming.map_or(0, |incoming| incoming.body.len());
-                self.tell_refused(&envelope.sender, &envelope.recipients, size, reply);
+                let (head, size) = incoming.map_or_else(Default::default, |i| (i.head, i.body.len()));
+                self.tell_refused(&envelope.sender, &envelope.recipients, &head, size, reply);
             }
             (Cause::Asked | Cause::Closed, Some(_)) => events::message_aborted(self.listener, self.client.ip),
             (Cause::Asked | Cause::Closed, None) => {}
@@ -217,35 +217,37 @@ where
             return self.session.finish::<Queued>(Err(Refusal::new(reply::LOCAL_ERROR)));
         };
         let (sender, recipients) = (envelope.sender.clone(), envelope.recipients.clone());
-        let size = incoming.body.len();
-        let result = match incoming.broken {
+        let Incoming { head, body, broken } = incoming;
+        let size = body.len();
+        let result = match broken {
             Some(error) => Err(journey::store_refusal(&error)),
             None => {
                 let arrived = Arrived {
                     listener: self.listener,
                     client: &self.client,
                     envelope,
-                    head: incoming.head,
+                    head: &head,
                     at: self.inbound.clock.now(),
                 };
-                self.inbound.last_dot(&self.ruling, arrived, incoming.body).await
+                self.inbound.last_dot(&self.ruling, arrived, body).await
             }
         };
         trip("session-queued");
         if let Err(refusal) = &result {
-            self.tell_refused(&sender, &recipients, size, refusal.reply());
+            self.tell_refused(&sender, &recipients, &head, size, refusal.reply());
         }
         self.pace.message_ends(result.is_ok(), self.inbound.clock.monotonic());
         self.session.finish(result);
     }
 
     /// One line for the message, and for `trace` a row for each recipient.
-    fn tell_refused(&self, sender: &ReversePath, recipients: &[Mailbox], size: u64, reply: &Reply) {
+    fn tell_refused(&self, sender: &ReversePath, recipients: &[Mailbox], head: &Head, size: u64, reply: &Reply) {
         let sender = sender.to_string();
         let list = journey::list(recipients);
+        let header = Header::index(head.as_bytes());
         events::message_refused(self.listener, self.client.ip, &sender, &list, size, reply);
         for recipient in recipients {
-            record_refused(self.inbound, &self.client, self.listener, &sender, recipient.as_str(), reply);
+            record_refused(self.inbound, &self.client, self.listener, &sender, recipient.as_str(), reply, &header);
         }
     }
 
@@ -362,14 +364,22 @@ fn recipient_answer(
             let sender = envelope.sender.to_string();
             let recipient = recipient.as_str();
             events::recipient_refused(client.ip, &client.helo, &sender, recipient, refusal.reply());
-            record_refused(inbound, client, listener, &sender, recipient, refusal.reply());
+            record_refused(inbound, client, listener, &sender, recipient, refusal.reply(), &Header::default());
             Err(refusal)
         }
     }
 }
 
 /// Keeps a refusal for `trace`.
-fn record_refused(inbound: &Inbound, client: &Client, listener: &str, sender: &str, recipient: &str, reply: &Reply) {
+fn record_refused(
+    inbound: &Inbound,
+    client: &Client,
+    listener: &str,
+    sender: &str,
+    recipient: &str,
+    reply: &Reply,
+    header: &Header,
+) {
     inbound.store.record_refused(Refused {
         at: inbound.clock.now(),
         listener: listener.to_owned(),
@@ -378,6 +388,9 @@ fn record_refused(inbound: &Inbound, client: &Client, listener: &str, sender: &s
         sender: sender.to_owned(),
         recipient: recipient.to_owned(),
         reply: reply.to_string(),
+        from: header.from.clone(),
+        subject: header.subject.clone(),
+        message_id: header.message_id.clone(),
     });
 }
 

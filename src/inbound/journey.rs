@@ -30,7 +30,7 @@ pub(super) struct Arrived<'a> {
     pub listener: &'a str,
     pub client: &'a Client,
     pub envelope: Envelope,
-    pub head: Head,
+    pub head: &'a Head,
     pub at: Timestamp,
 }
 

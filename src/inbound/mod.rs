@@ -18,6 +18,7 @@ use crate::auth::verify::Checker;
 use crate::bounce::Authentication;
 use crate::clock::{Clock, Timestamp};
 use crate::contain::{Panicked, contain};
+use crate::dns::Dns;
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
@@ -62,6 +63,8 @@ pub struct Ruling {
     pub srs: Option<Arc<Srs>>,
     /// Absent: nobody is checked.
     pub auth: Option<auth::disposition::Settings>,
+    /// What block lists are asked through.
+    pub dns: Arc<dyn Dns>,
     /// What asks the DNS who may send; needed where `auth` is.
     pub checker: Option<Arc<Checker>>,
     /// Absent: no score is made.

@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -13,7 +12,6 @@ use super::checks::{Checked, PERMIT_WAIT, busy};
 use super::journey::{Arrived, store_refusal};
 use super::{Inbound, Ruling};
 use crate::address::{Domain, ReversePath};
-use crate::dns::Dns;
 use crate::events;
 use crate::id::MessageId;
 use crate::message::Header;
@@ -27,23 +25,16 @@ use crate::spam::rspamd::RspamdError;
 use crate::spam::{self, Band, Engine, OnError, Settings, SpamReport, builtin, rspamd};
 
 /// What scores mail: the settings, and what is known of the block lists' health.
+#[derive(Debug)]
 pub struct Scorer {
     pub settings: Settings,
     blocklists: Blocklists,
-    dns: Arc<dyn Dns>,
 }
 
 impl Scorer {
-    /// Block lists are asked through `dns`.
     #[must_use]
-    pub fn new(settings: Settings, dns: Arc<dyn Dns>) -> Scorer {
-        Scorer { blocklists: Blocklists::new(&settings.blocklists), settings, dns }
-    }
-
-    /// Whether it would score as a new one would: then it goes on, for what it knows of the lists.
-    #[must_use]
-    pub fn is_of(&self, settings: &Settings, dns: &Arc<dyn Dns>) -> bool {
-        self.settings == *settings && Arc::ptr_eq(&self.dns, dns)
+    pub fn new(settings: Settings) -> Scorer {
+        Scorer { blocklists: Blocklists::new(&settings.blocklists), settings }
     }
 
     /// How bad a message with this report is.
@@ -141,7 +132,7 @@ impl Inbound {
     ) -> Result<SpamReport, Refusal> {
         let client = checked.client.as_ref();
         let listed = match client {
-            Some((ip, _)) => scorer.blocklists.count(scorer.dns.as_ref(), *ip).await,
+            Some((ip, _)) => scorer.blocklists.count(ruling.dns.as_ref(), *ip).await,
             None => 0,
         };
         let (reading, _permit) = self.read(body).await?;

@@ -508,6 +508,10 @@ pub struct Refused {
     pub sender: String,
     pub recipient: String,
     pub reply: String,
+    /// Of a message that was refused at its end, as in [`NewMessage`]; empty where only a recipient was.
+    pub from: String,
+    pub subject: String,
+    pub message_id: String,
 }
 
 /// Why the store could not do it. Whoever waits answers 451, or 452 for [`StoreError::Full`].

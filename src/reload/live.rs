@@ -177,18 +177,19 @@ fn ruling(
         tls: certificate(config, before, now),
         srs: config.srs.clone(),
         auth: config.auth.clone(),
+        dns: Arc::clone(&lookup.dns),
         checker: lookup.checker.clone(),
-        spam: config.spam.as_ref().map(|settings| scorer(settings, before, lookup)),
+        spam: config.spam.as_ref().map(|settings| scorer(settings, before)),
         upstream: config.upstream.clone(),
     })
 }
 
 /// What scores mail. It is kept while it has the same settings, for what it knows of the block lists.
-fn scorer(settings: &spam::Settings, before: Option<&Ruling>, lookup: &Lookup) -> Arc<Scorer> {
+fn scorer(settings: &spam::Settings, before: Option<&Ruling>) -> Arc<Scorer> {
     let before = before.and_then(|ruling| ruling.spam.as_ref());
-    match before.filter(|scorer| scorer.is_of(settings, &lookup.dns)) {
+    match before.filter(|scorer| scorer.settings == *settings) {
         Some(before) => Arc::clone(before),
-        None => Arc::new(Scorer::new(settings.clone(), Arc::clone(&lookup.dns))),
+        None => Arc::new(Scorer::new(settings.clone())),
     }
 }
 

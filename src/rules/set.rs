@@ -256,6 +256,13 @@ impl RuleSet {
         self.domains.iter().map(|domain| &domain.name)
     }
 
+    /// Each `[target]`: its name, its address, and the route of its legs unless a rule says another.
+    pub fn named_targets(&self) -> impl Iterator<Item = (&str, &Mailbox, &str)> {
+        self.targets
+            .iter()
+            .map(|(name, target)| (name.as_str(), &target.address, self.route_of(target, target.route.as_deref())))
+    }
+
     /// What a bare `<postmaster>` stands for (RFC 5321 §4.5.1): postmaster at the first domain declared.
     #[must_use]
     pub fn postmaster(&self) -> Option<Mailbox> {

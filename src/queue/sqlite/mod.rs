@@ -51,6 +51,8 @@ mod claim;
 mod operate;
 mod pause;
 mod audit;
+mod erase;
+pub mod backup;
 mod sweep;
 mod refused;
 mod returns;
@@ -61,6 +63,7 @@ mod housekeeper;
 mod tests;
 
 pub use audit::{AuditFilter, AuditRow};
+pub use erase::{Erased, Whose};
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
@@ -70,6 +73,7 @@ pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, PauseRo
 use audit::{AuditBegin, AuditEnd};
 use claim::Claim;
 use commit::Commit;
+use erase::Erase;
 use ground::Ground;
 use operate::Operate;
 use pause::{Pause, Resume};
@@ -191,6 +195,16 @@ pub struct SqliteStore {
     lives: Vec<ReaderLife>,
     threads: Vec<JoinHandle<()>>,
     _lock: File,
+}
+
+/// See [`SqliteStore::keep_bodies`].
+#[must_use]
+pub struct BodiesKept(Arc<Shared>);
+
+impl Drop for BodiesKept {
+    fn drop(&mut self) {
+        self.0.let_bodies_go();
+    }
 }
 
 enum Line {
@@ -341,6 +355,36 @@ impl SqliteStore {
     /// Writes down how the command ended.
     pub async fn audit_end(&self, id: i64, outcome: &str) -> Result<(), StoreError> {
         self.ask(AuditEnd { id, outcome: outcome.to_owned() }).await
+    }
+
+    /// Erases what is kept of somebody, or of a message, refusals too. Messages with open legs stay, unless `open_too`;
+    /// those that are being sent stay in any case. A dry run says what would go. What is over some thousand messages
+    /// takes several transactions; each is whole.
+    pub async fn erase(&self, whose: Whose, open_too: bool, dry_run: bool) -> Result<Erased, StoreError> {
+        let mut erased = Erased { refused: self.erase_refused(&whose, dry_run).await?, ..Erased::default() };
+        let mut after = MessageId(0);
+        loop {
+            let found = self.ask(Erase { whose: whose.clone(), after, open_too, dry_run }).await?;
+            erased.messages.extend(found.messages);
+            erased.open.extend(found.open);
+            match found.more {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        self.shared.scour.store(!dry_run, Ordering::Relaxed);
+        Ok(erased)
+    }
+
+    async fn erase_refused(&self, whose: &Whose, dry_run: bool) -> Result<usize, StoreError> {
+        let (shared, whose) = (Arc::clone(&self.shared), whose.clone());
+        self.questions.ask(move |_| shared.refused.erase(&whose, dry_run)).await
+    }
+
+    /// Until this is dropped no body's file is unlinked, so that a copy of the data base finds all that it names.
+    pub fn keep_bodies(&self) -> BodiesKept {
+        self.shared.keep_bodies();
+        BodiesKept(Arc::clone(&self.shared))
     }
 
     /// Commands that acted, newest first.

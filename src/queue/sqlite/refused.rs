@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use crate::clock::Timestamp;
 use crate::queue::Refused;
+use crate::queue::sqlite::erase::{Whose, bare};
 
 #[derive(Debug)]
 pub(super) struct RefusedLog {
@@ -24,6 +25,10 @@ pub(super) struct RefusedLog {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedFilter {
     pub recipient: Option<String>,
+    /// Part of the From field of a message that was refused at its end; likewise the next two.
+    pub from: Option<String>,
+    pub subject: Option<String>,
+    pub message_id: Option<String>,
     /// With or without angle brackets; `<>` is the null sender.
     pub sender: Option<String>,
     pub client: Option<String>,
@@ -73,10 +78,12 @@ impl RefusedLog {
         let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(db) = &*db else { return Ok(Vec::new()) };
         let mut question = db.prepare_cached(
-            "SELECT at, listener, client, helo, sender, recipient, reply FROM refused
+            "SELECT at, listener, client, helo, sender, recipient, reply, header_from, subject, message_id FROM refused
              WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR lower(recipient) = ?3)
                  AND (?4 IS NULL OR lower(trim(sender, '<>')) = ?4) AND (?5 IS NULL OR client = ?5)
-             ORDER BY id DESC LIMIT ?6",
+                 AND (?6 IS NULL OR instr(lower(header_from), ?6)) AND (?7 IS NULL OR instr(lower(subject), ?7))
+                 AND (?8 IS NULL OR trim(message_id, '<>') = ?8)
+             ORDER BY id DESC LIMIT ?9",
         )?;
         let values = params![
             filter.since.map_or(i64::MIN, |since| since.0),
@@ -84,6 +91,9 @@ impl RefusedLog {
             filter.recipient.as_deref().map(str::to_lowercase),
             filter.sender.as_deref().map(|sender| sender.trim_matches(['<', '>']).to_lowercase()),
             filter.client,
+            filter.from.as_deref().map(str::to_lowercase),
+            filter.subject.as_deref().map(str::to_lowercase),
+            filter.message_id.as_deref().map(bare),
             i64::try_from(filter.limit).unwrap_or(i64::MAX),
         ];
         let rows = question.query_map(values, |row| {
@@ -96,9 +106,37 @@ impl RefusedLog {
                 sender: row.get(4)?,
                 recipient: row.get(5)?,
                 reply: row.get(6)?,
+                from: row.get(7)?,
+                subject: row.get(8)?,
+                message_id: row.get(9)?,
             })
         })?;
         rows.collect()
+    }
+
+    /// Erases what is kept of somebody; in a dry run only counts.
+    pub(super) fn erase(&self, whose: &Whose, dry_run: bool) -> rusqlite::Result<usize> {
+        self.flush();
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(db) = &*db else { return Ok(0) };
+        let (condition, value) = match whose {
+            Whose::Address(address) => (
+                "?1 IN (lower(recipient), lower(trim(sender, '<>'))) OR instr(lower(header_from), ?1)",
+                address.to_lowercase(),
+            ),
+            Whose::MessageId(id) => ("trim(message_id, '<>') = ?1", bare(id).to_owned()),
+            // What has an id was accepted.
+            Whose::Message(_) => return Ok(0),
+        };
+        if dry_run {
+            let count = format!("SELECT count(*) FROM refused WHERE {condition}");
+            return db.query_row(&count, [value], |row| row.get::<_, i64>(0)).map(|rows| rows as usize);
+        }
+        db.pragma_update(None, "secure_delete", true)?;
+        let erased = db.execute(&format!("DELETE FROM refused WHERE {condition}"), [value])?;
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        db.pragma_update(None, "secure_delete", false)?;
+        Ok(erased)
     }
 }
 
@@ -118,6 +156,12 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
              reply TEXT NOT NULL
          ) STRICT;",
     )?;
+    // The file of an earlier version has no columns for these.
+    for column in ["header_from", "subject", "message_id"] {
+        if !db.column_exists(None, "refused", column)? {
+            db.execute_batch(&format!("ALTER TABLE refused ADD COLUMN {column} TEXT NOT NULL DEFAULT ''"))?;
+        }
+    }
     Ok(db)
 }
 
@@ -125,12 +169,23 @@ fn write(db: &mut Connection, refused: &VecDeque<Refused>) -> rusqlite::Result<(
     let tx = db.transaction()?;
     {
         let mut insert = tx.prepare_cached(
-            "INSERT INTO refused (at, listener, client, helo, sender, recipient, reply)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO refused (at, listener, client, helo, sender, recipient, reply, header_from, subject, message_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
         for one in refused {
             let client = one.client.to_string();
-            insert.execute(params![one.at.0, one.listener, client, one.helo, one.sender, one.recipient, one.reply])?;
+            insert.execute(params![
+                one.at.0,
+                one.listener,
+                client,
+                one.helo,
+                one.sender,
+                one.recipient,
+                one.reply,
+                one.from,
+                one.subject,
+                one.message_id
+            ])?;
         }
         let mut drop_oldest =
             tx.prepare_cached("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?1")?;
@@ -157,6 +212,9 @@ mod tests {
             sender: String::new(),
             recipient: format!("User{n}@solarmora.com"),
             reply: "550 5.1.1 no such address here".into(),
+            from: format!("Sender {n} <sender{n}@example.org>"),
+            subject: "Panne".into(),
+            message_id: format!("<{n}@example.org>"),
         }
     }
 
@@ -206,6 +264,27 @@ mod tests {
         assert_eq!(one(RefusedFilter { since: Some(Timestamp(19)), ..any() }), [19]);
         assert_eq!(one(RefusedFilter { since: Some(Timestamp(20)), ..any() }), Vec::<i64>::new());
         assert_eq!(one(RefusedFilter { sender: Some("nobody@example.org".into()), ..any() }), Vec::<i64>::new());
+        assert_eq!(one(RefusedFilter { from: Some("SENDER6@".into()), ..any() }), [6]);
+        assert_eq!(one(RefusedFilter { subject: Some("panne".into()), ..any() }), [19]);
+        assert_eq!(one(RefusedFilter { message_id: Some("8@example.org".into()), ..any() }), [8]);
+    }
+
+    #[test]
+    fn what_is_erased_is_gone_from_the_file_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("refused.db");
+        let log = RefusedLog::open(&path);
+        (0..20).for_each(|n| log.record(refused(n)));
+        let whose = Whose::Address("Sender7@example.org".into());
+        assert_eq!((log.erase(&whose, true).unwrap(), log.erase(&whose, false).unwrap()), (1, 1));
+        assert_eq!(log.erase(&Whose::MessageId("<8@example.org>".into()), false).unwrap(), 1);
+        let all = RefusedFilter { limit: 100, ..RefusedFilter::default() };
+        assert_eq!(log.list(&all).unwrap().len(), 18);
+        drop(log);
+        for name in ["refused.db", "refused.db-wal"] {
+            let octets = std::fs::read(dir.path().join(name)).unwrap_or_default();
+            assert!(memchr::memmem::find(&octets, b"sender7@").is_none(), "{name}");
+        }
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub(super) struct Shared {
     /// Legs whose holder is gone; they are released at the next opportunity.
     pub(super) orphans: Mutex<Vec<LegId>>,
     pub(super) cursor: Mutex<Cursor>,
+    kept: Mutex<Kept>,
+    /// Something was erased: the log that may still hold it is to be emptied.
+    pub(super) scour: AtomicBool,
     pub(super) refused: RefusedLog,
 }
 
@@ -50,6 +53,8 @@ impl Shared {
             gauges: Mutex::default(),
             orphans: Mutex::default(),
             cursor: Mutex::default(),
+            kept: Mutex::default(),
+            scour: AtomicBool::new(false),
             refused: RefusedLog::open(&ground.refused()),
             ground,
         }
@@ -70,12 +75,37 @@ impl Shared {
         if effects.messages > 0 {
             self.observer.committed(took, usize::try_from(effects.messages).unwrap_or(0));
         }
-        self.ground.unlink(&effects.unlink);
+        self.unlink(&effects.unlink);
         for route in &effects.due {
             self.observer.due(route);
         }
         for (leg, route) in &effects.given_up {
             self.observer.quarantine_over(*leg, route);
+        }
+    }
+
+    /// Unlinks bodies, or notes them while somebody copies. After a crash the next start unlinks what was noted.
+    fn unlink(&self, names: &[String]) {
+        let mut kept = self.kept.lock().expect(NO_PANIC);
+        if kept.copies == 0 {
+            drop(kept);
+            self.ground.unlink(names);
+        } else {
+            kept.names.extend_from_slice(names);
+        }
+    }
+
+    pub(super) fn keep_bodies(&self) {
+        self.kept.lock().expect(NO_PANIC).copies += 1;
+    }
+
+    pub(super) fn let_bodies_go(&self) {
+        let mut kept = self.kept.lock().expect(NO_PANIC);
+        kept.copies -= 1;
+        if kept.copies == 0 {
+            let names = std::mem::take(&mut kept.names);
+            drop(kept);
+            self.ground.unlink(&names);
         }
     }
 
@@ -128,6 +158,13 @@ impl Shared {
             self.has_space.store(free > self.min_free.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
+}
+
+/// Body files that nobody needs any more but who is making a copy.
+#[derive(Debug, Default)]
+struct Kept {
+    copies: usize,
+    names: Vec<String>,
 }
 
 /// The way back into the store for legs whose holder is gone.

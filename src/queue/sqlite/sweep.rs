@@ -119,7 +119,7 @@ fn next_cursor<T>(found: &[T], id: impl Fn(&T) -> i64) -> i64 {
     if (found.len() as i64) < BITE { 0 } else { found.last().map_or(0, id) }
 }
 
-fn sweep_message(group: &mut Group<'_>, id: MessageId) -> rusqlite::Result<()> {
+pub(super) fn sweep_message(group: &mut Group<'_>, id: MessageId) -> rusqlite::Result<()> {
     drop_body(group, id)?;
     let db = group.db;
     db.prepare_cached("DELETE FROM attempt WHERE message = ?1")?.execute([id.0])?;

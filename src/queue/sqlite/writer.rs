@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
@@ -302,13 +303,18 @@ impl Writer {
 
     /// Begins the log anew where the checkpoints beside us could not, because we never paused.
     fn restart_log(&mut self) {
-        if !self.shared.log_is_long() {
+        let scour = self.shared.scour.load(Ordering::Relaxed);
+        if !scour && !self.shared.log_is_long() {
             return;
         }
         if let Some(db) = &self.db {
             // Busy: a long question reads from the log. The housekeeper's next look at it makes us try again.
             let _ = db.busy_timeout(RESTART_WAIT);
-            let _ = db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            let kind = if scour { "TRUNCATE" } else { "RESTART" };
+            let busy = db.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| row.get::<_, bool>(0));
+            if scour && busy.is_ok_and(|busy| !busy) {
+                self.shared.scour.store(false, Ordering::Relaxed);
+            }
             let _ = db.busy_timeout(schema::BUSY_WAIT);
             self.shared.set_log_pages(0);
         }
