@@ -81,7 +81,7 @@ impl Daemon {
         let mut tasks = Tasks { tasks: Vec::new(), inbound: &inbound, store: &store, ending: &ending };
         tasks.listen(listeners);
 
-        let data = config.data.clone();
+        let (data, path) = (config.data.clone(), config.path.clone());
         let doors = doors(&config.listeners, &addresses);
         let parts = reload::Parts {
             clock: Arc::clone(&clock),
@@ -103,7 +103,7 @@ impl Daemon {
             admin: admin_address.map(|address| address.to_string()),
             started: clock.now(),
             data: data.clone(),
-            config: config.path.clone(),
+            config: path,
             ending: Arc::clone(&ending),
         };
         tasks.beside_the_mail(metrics, (control, control_socket), admin);

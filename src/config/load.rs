@@ -77,7 +77,8 @@ fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Con
 /// Loads, lints and runs the rules' tests: what may serve is what comes out without an error.
 pub(super) fn vet(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
     let mut loaded = load(path, origin)?;
-    loaded.config.rules.run_tests().into_iter().for_each(|failure| loaded.report.add(failure));
+    let bands = loaded.config.spam.as_ref().map_or_else(Bands::default, |spam| spam.bands);
+    loaded.config.rules.run_tests(&bands).into_iter().for_each(|failure| loaded.report.add(failure));
     if loaded.report.errors() > 0 { Err(loaded.report) } else { Ok(loaded) }
 }
 

@@ -85,8 +85,11 @@ fn sections(old: &Config, new: &Config) -> Vec<&'static str> {
         srs,
         dkim,
         rules: _,
+        spam,
         rule_files: _,
         prints: _,
+        // Seen by the files.
+        secret_files: _,
         inert: _,
     } = old;
     let mut sections = Vec::new();
@@ -103,6 +106,7 @@ fn sections(old: &Config, new: &Config) -> Vec<&'static str> {
     section("upstream", *upstream != new.upstream);
     section("limits", *limits != new.limits);
     section("auth", *auth != new.auth);
+    section("spam", *spam != new.spam);
     // Its secrets are seen by the files, or not at all.
     section("srs", srs.as_ref().map(|srs| srs.domain()) != new.srs.as_ref().map(|srs| srs.domain()));
     section("dkim", *dkim != new.dkim);

@@ -167,7 +167,7 @@ mod tests {
         );
         let routes = [("default".to_owned(), true)].into();
         let read = |_: &str, _: &str| Err("no such file".to_owned());
-        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read };
+        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &read };
         let mut report = Report::default();
         let parsed = parse(&[Source::new("r.toml", text)], &around, &mut report);
         parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules

@@ -57,7 +57,7 @@ pub(super) struct Alias {
 }
 
 /// A rule, an alias, or a catch-all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rule {
     pub name: String,
     /// `path:line`, for people.
@@ -101,7 +101,7 @@ impl Target {
 }
 
 /// One key of `when`; it holds if any of its values does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Condition {
     /// [`Mailbox::key`]s.
     Recipient(HashSet<String>),

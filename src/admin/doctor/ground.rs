@@ -243,9 +243,11 @@ fn certificate(subject: &Subject) -> Vec<Finding> {
         return found;
     }
     let path = files.certificate.display().to_string();
-    match tls::Server::open(files.clone()) {
-        Ok(server) => {
-            let (expires, left) = (server.expires(), server.expires().since(subject.now));
+    let opened = tls::Server::open(files.clone()).map(|server| server.expires());
+    match opened {
+        Ok(None) => found.push(Finding::unknown("certificate", path, "its end cannot be read")),
+        Ok(Some(expires)) => {
+            let left = expires.since(subject.now);
             let what = format!("expires {expires}, in {} days", left.as_secs() / 86_400);
             let help = "renew it; the daemon notices the new file by itself";
             found.push(match left {
