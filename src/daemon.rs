@@ -70,7 +70,6 @@ impl Daemon {
         let certificate = open_certificate(&config, clock.now())?;
         let listen::Open { listeners, admin } = listen::open(inherited, &config).await?;
         let control_socket = control::bind(&config.data)?;
-
         let dns = open_dns(&config)?;
         let chance = Arc::new(Chance::from_system());
         let ids = Arc::new(Ids::after(store.max_message_id().await?));
@@ -81,6 +80,7 @@ impl Daemon {
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
             checker: checker(&config, &dns)?,
+            sessions_max: config.limits.sessions,
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
         let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;

@@ -18,7 +18,7 @@ use pointsman::queue::handover::Handover;
 use pointsman::queue::sqlite::{Filter, LegRow, Mode, Options, Retention, SqliteStore, Unobserved};
 use pointsman::queue::{State, Store};
 use pointsman::relay::dial::{Connection, Dial, DialError, Dialling, Stream, Timeouts, greet};
-use pointsman::relay::{Demand, Host, Route, TlsMode};
+use pointsman::relay::{Chunking, Demand, Family, Host, Route, TlsMode};
 use pointsman::rules::{self, RuleSet, Surroundings};
 use pointsman::smtp::client::{Answer, Stage, Verdict};
 use pointsman::smtp::settings::Settings;
@@ -120,6 +120,7 @@ impl World {
             store: store.clone(),
             handover: handover.clone(),
             checker: None,
+            sessions_max: 100,
         };
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
@@ -237,6 +238,9 @@ fn route(name: &str) -> Arc<Route> {
         ca: None,
         helo: None,
         source: None,
+        family: Family::Any,
+        chunking: Chunking::Auto,
+        login: None,
         concurrency: 5,
         dedupe: None,
     })

@@ -162,6 +162,7 @@ pub struct Inbound {
     shares: Shares,
     /// Our own messages that are on their way in.
     pub probes: Probes,
+    sessions_max: usize,
     /// Turns true when no further mail is taken.
     draining: watch::Sender<bool>,
     /// Turns true when no further connection is taken either.
@@ -177,6 +178,8 @@ pub struct Parts {
     pub handover: Arc<Handover>,
     /// What asks the DNS who may send; needed where a ruling wants checks.
     pub checker: Option<Arc<Checker>>,
+    /// Sessions at one time over all listeners.
+    pub sessions_max: usize,
 }
 
 impl Inbound {
@@ -195,6 +198,7 @@ impl Inbound {
             sessions: AtomicUsize::new(0),
             shares: Shares::default(),
             probes: Probes::default(),
+            sessions_max: parts.sessions_max,
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         })

@@ -31,7 +31,7 @@ async fn look_up(route: &Route, domain: &Domain, shared: &Shared) -> Result<Arc<
     };
     let us = Us { names: &shared.names, addresses: &own };
     let chance = shared.ports.chance.next();
-    let found = lookup::destinations(domain, us, reach, chance, &*shared.ports.dns).await?;
+    let found = lookup::destinations(domain, us, reach, route.family, chance, &*shared.ports.dns).await?;
     Ok(found.into_iter().map(|destination| host(destination, route.port)).collect())
 }
 
