@@ -41,7 +41,7 @@ pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
 }
 
 fn print_summary(summary: &Summary) {
-    let Summary { hostname, rule_set, rule_files, routes, counts, inert } = summary;
+    let Summary { hostname, rule_set, rule_files, routes, counts, inert, notes } = summary;
     println!(
         "{hostname}: rule set {rule_set} from {}: {}, {}, {}, {}, {}; {}",
         plural(*rule_files, "file"),
@@ -52,6 +52,9 @@ fn print_summary(summary: &Summary) {
         plural(counts.tests, "test"),
         plural(*routes, "route"),
     );
+    for note in notes {
+        println!("note: {note}");
+    }
     if !inert.is_empty() {
         println!("accepted, but without function yet: {}", inert.join(", "));
     }
@@ -79,5 +82,6 @@ fn sum_up(summary: Option<&Summary>, report: &Report, findings: usize) -> serde_
         "hostname": summary.map(|summary| &summary.hostname),
         "rule_set": summary.map(|summary| &summary.rule_set),
         "inert": summary.map(|summary| &summary.inert),
+        "notes": summary.map(|summary| &summary.notes),
     })
 }
