@@ -59,6 +59,34 @@ fn results_stand_in_the_relayed_message_and_in_the_trace() {
     assert!(dns.asked() > 0);
 }
 
+/// Who stands in our `[upstream]` hands on what others sent: they are checked, at the first relay that is not ours.
+#[test]
+fn behind_our_own_relays_the_client_outside_is_checked() {
+    let zone = "out.example TXT v=spf1 ip4:203.0.113.9 -all\n_dmarc.out.example TXT v=DMARC1; p=reject\n\
+        mail.out.example A 203.0.113.9\n";
+    let (dns, crm) = (Dns::start(zone), Crm::start());
+    let outside = "Received: from mail.out.example (mail.out.example [203.0.113.9])\r\n\tby relay.solarmora.com (Postfix)\r\n\
+        \twith ESMTP id 4F2; Sat, 21 Nov 2026 09:00:00 +0100\r\n";
+    let inner = "Received: from relay.solarmora.com (relay.solarmora.com [127.0.0.2])\r\n\tby inner.solarmora.com (Postfix)\r\n\
+        \twith ESMTP id 4F3; Sat, 21 Nov 2026 09:00:01 +0100\r\n";
+    let message = String::from_utf8(message("out.example")).unwrap();
+    for (upstream, received, spf) in [
+        (true, outside.to_owned(), "spf=pass"),
+        (true, format!("{inner}{outside}"), "spf=pass"),
+        // A field that the client wrote below the one of ours does not count, nor any where the peer is not ours.
+        (true, format!("{}{outside}", outside.replace("203.0.113.9", "198.51.100.1")), "spf=fail"),
+        (false, outside.to_owned(), "spf=fail"),
+    ] {
+        let networks = if upstream { "[upstream]\nnetworks = [\"127.0.0.0/8\"]\n" } else { "" };
+        let daemon = daemon(&dns, &crm, &format!("dmarc = \"mark\"\n{networks}"));
+        let before = crm.mails().len();
+        let mail = format!("{received}{message}");
+        Client::connect(daemon.smtp).deliver("a@out.example", &["aide@solarmora.com"], mail.as_bytes());
+        let results = results(&crm.wait_for_mails(before + 1).pop().unwrap().bytes);
+        assert!(results.contains(spf), "upstream {upstream}, {received}: {results}");
+    }
+}
+
 #[test]
 fn dmarc_refuses_quarantines_or_marks_as_the_mode_says() {
     let (dns, crm) = (Dns::start(ZONE), Crm::start());

@@ -18,7 +18,7 @@ use pointsman::queue::handover::Handover;
 use pointsman::queue::sqlite::{Filter, LegRow, Mode, Options, Retention, SqliteStore, Unobserved};
 use pointsman::queue::{State, Store};
 use pointsman::relay::dial::{Connection, Dial, DialError, Dialling, Stream, Timeouts, greet};
-use pointsman::relay::{Demand, Host, Route, TlsMode};
+use pointsman::relay::{Chunking, Demand, Family, Host, Route, TlsMode};
 use pointsman::rules::{self, RuleSet, Surroundings};
 use pointsman::smtp::client::{Answer, Stage, Verdict};
 use pointsman::smtp::settings::Settings;
@@ -136,6 +136,7 @@ impl World {
             dns: dns.clone(),
             checker: None,
             listeners: BTreeMap::new(),
+            sessions_max: 100,
             client_sessions_max: 50,
             tls: None,
         };
@@ -236,6 +237,9 @@ fn route(name: &str) -> Arc<Route> {
         ca: None,
         helo: None,
         source: None,
+        family: Family::Any,
+        chunking: Chunking::Auto,
+        login: None,
         concurrency: 5,
         dedupe: None,
     })

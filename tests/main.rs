@@ -23,6 +23,7 @@ mod memory;
 mod tls;
 mod requiretls;
 mod relay_probes;
+mod hostile;
 mod auth;
 mod spam;
 mod faults;

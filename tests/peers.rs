@@ -83,6 +83,35 @@ fn smtp_source_is_a_client_and_nothing_is_doubled() {
     assert_eq!(crm.mails().len(), 300);
 }
 
+/// RFC 3461 §5.2.1: what was asked about notifications goes with the message; the next host, which takes it over, tells.
+#[test]
+fn postfix_is_told_what_was_asked_about_notifications() {
+    if !is_root("postfix_is_told_what_was_asked") || !has("postfix_is_told_what_was_asked", "postfix") {
+        return;
+    }
+    let postfix = Postfix::as_crm_with("virtual_mailbox_domains = mon-crm.com, solarmora.com\n");
+    let rules = "[domain.\"solarmora.com\"]\nrole = \"admin@mon-crm.com\"\nmailboxes = \"crm\"\n";
+    let daemon = Setup::new(postfix.address()).rules(rules).start();
+    for (ret, notify, told) in [("HDRS", "SUCCESS", true), ("FULL", "SUCCESS,DELAY", true), ("HDRS", "NEVER", false)] {
+        let before = postfix.mails().len();
+        let commands = [
+            format!("MAIL FROM:<client@mon-crm.com> RET={ret} ENVID=QQ+2B1+3D{ret}"),
+            format!("RCPT TO:<bob@solarmora.com> NOTIFY={notify} ORCPT=rfc822;Bob+2Bx@first.example"),
+        ];
+        let message = b"From: client@mon-crm.com\r\nSubject: asked\r\n\r\nthe body itself\r\n";
+        let mut client = Client::connect(daemon.smtp);
+        let id = client.try_transaction(&commands, message).unwrap().queued_as();
+        daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+        let mails = postfix.wait_for_mails(before + 1 + usize::from(told));
+        let texts: Vec<String> = mails.into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned()).collect();
+        let envid = format!("Original-Envelope-Id: QQ+1={ret}");
+        let notice = texts.iter().find(|text| text.contains(&envid) && text.contains("Action: delivered"));
+        assert_eq!(notice.is_some(), told, "{ret} {notify}: {texts:#?}");
+        let Some(notice) = notice else { continue };
+        assert!(notice.contains("Original-Recipient: rfc822;Bob+x@first.example"), "{notice}");
+    }
+}
+
 #[test]
 fn smtp_sink_is_the_crm() {
     if !is_root("smtp_sink_is_the_crm") || !has("smtp_sink_is_the_crm", "smtp-sink") {

@@ -476,8 +476,8 @@ impl From<Told> for Line {
     }
 }
 
-fn back_off_view((route, trouble): (String, Trouble), now: Timestamp) -> BackOffView {
-    BackOffView { route, until: (now < trouble.until).then(|| trouble.until.to_string()), why: trouble.why }
+fn back_off_view((route, domain, trouble): (String, Option<String>, Trouble), now: Timestamp) -> BackOffView {
+    BackOffView { route, domain, until: (now < trouble.until).then(|| trouble.until.to_string()), why: trouble.why }
 }
 
 /// A request is a filter and an action.

@@ -21,7 +21,7 @@ use crate::queue::{Errand, Notices, OwnedLeg, State, StoredBody};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{Dial, TcpDial, Timeouts};
 use crate::relay::outcome;
-use crate::relay::{Demand, Host, Route, TlsMode};
+use crate::relay::{Chunking, Demand, Family, Host, Route, TlsMode};
 use crate::smtp::client::Reuse;
 use crate::tls::ListenerTls;
 
@@ -207,6 +207,9 @@ fn probe_route() -> Route {
         ca: None,
         helo: None,
         source: None,
+        family: Family::Any,
+        chunking: Chunking::Auto,
+        login: None,
         concurrency: 1,
         dedupe: None,
     }

@@ -306,6 +306,7 @@ mod tests {
             routes: BTreeMap::new(),
             legs_max: 10,
             listeners: BTreeMap::new(),
+            sessions_max: 100,
             client_sessions_max: 50,
             tls: None,
             auth: None,

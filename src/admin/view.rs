@@ -465,6 +465,9 @@ pub struct StatusView {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackOffView {
     pub route: String,
+    /// The one of its domains that does, where the route looks up its hosts.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Nobody dials before; `None`: the wait is over, and the next leg that is due is tried.
     pub until: Option<String>,
     pub why: String,

@@ -48,7 +48,7 @@ pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
 }
 
 fn print_summary(summary: &Summary) {
-    let Summary { hostname, hash, rule_set, rule_files, routes, counts, inert } = summary;
+    let Summary { hostname, hash, rule_set, rule_files, routes, counts, inert, notes } = summary;
     println!(
         "{hostname}: configuration {}, rule set {rule_set} from {}: {}, {}, {}, {}, {}; {}",
         short(hash),
@@ -60,6 +60,9 @@ fn print_summary(summary: &Summary) {
         plural(counts.tests, "test"),
         plural(*routes, "route"),
     );
+    for note in notes {
+        println!("note: {note}");
+    }
     if !inert.is_empty() {
         println!("accepted, but without function yet: {}", inert.join(", "));
     }
@@ -88,5 +91,6 @@ fn sum_up(summary: Option<&Summary>, report: &Report, findings: usize) -> serde_
         "hash": summary.map(|summary| &summary.hash),
         "rule_set": summary.map(|summary| &summary.rule_set),
         "inert": summary.map(|summary| &summary.inert),
+        "notes": summary.map(|summary| &summary.notes),
     })
 }

@@ -143,7 +143,7 @@ const NOBODY: &str = "somebody@sender.invalid";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::Host;
+    use crate::relay::{Chunking, Family, Host};
 
     #[test]
     fn a_route_tells_its_hosts_or_whose_they_are() {
@@ -159,6 +159,9 @@ mod tests {
             ca: None,
             helo: None,
             source: None,
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
             concurrency: 1,
             dedupe: None,
         };

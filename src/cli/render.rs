@@ -309,7 +309,8 @@ fn state_of_daemon(status: &StatusView) -> String {
     }
     for lane in &status.backing_off {
         let until = lane.until.as_deref().unwrap_or("a leg is due");
-        let _ = writeln!(out, "route {}: backs off until {until}, because {}", lane.route, quoted(&lane.why));
+        let domain = lane.domain.as_ref().map_or(String::new(), |domain| format!(", domain {}", quoted(domain)));
+        let _ = writeln!(out, "route {}{domain}: backs off until {until}, because {}", lane.route, quoted(&lane.why));
     }
     out
 }

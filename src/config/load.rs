@@ -4,13 +4,19 @@
 //! on the disk or in a set that was kept, is `files`' to know.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::address::Domain;
 use crate::auth::key_file;
 use crate::clock::{Clock, SystemClock};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Severity, Source};
-use crate::relay::TlsMode;
+use crate::dns::resolver::Resolver;
+use crate::relay::lookup::{self, Unresolved};
+use crate::relay::mx::{Destination, NoHost, Reach, Us};
+use crate::relay::{Family, TlsMode};
 use crate::rules::set::Counts;
 use crate::spam::Bands;
 use crate::tls;
@@ -238,20 +244,22 @@ pub struct Summary {
     pub counts: Counts,
     /// Accepted, and without function yet.
     pub inert: Vec<String>,
+    /// What could not be looked at.
+    pub notes: Vec<String>,
 }
 
 /// Loads, lints and runs the rule tests. No summary where the files cannot be used.
 ///
-/// `offline` leaves out what asks the network; nothing does yet.
+/// `offline` leaves out what asks the network: whether the MX of a target's domain is ourselves.
 #[must_use]
 pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
-    let _ = offline;
     let Loaded { config, mut report, .. } = match load(path, Origin::Disk) {
         Ok(loaded) => loaded,
         Err(report) => return (report, None),
     };
     let bands = config.spam.as_ref().map_or_else(Bands::default, |spam| spam.bands);
     config.rules.run_tests(&bands).into_iter().for_each(|failure| report.add(failure));
+    let notes = if offline { Vec::new() } else { look_for_loops(&config, &mut report) };
     let summary = Summary {
         hostname: config.hostname.clone(),
         hash: config.prints.whole.clone(),
@@ -260,9 +268,56 @@ pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
         routes: config.routes.len(),
         counts: config.rules.counts(),
         inert: config.inert.clone(),
+        notes,
     };
     (report, Some(summary))
 }
+
+/// Asks DNS whether mail for targets in domains of ours would come back to us. What DNS does not say in time is no finding:
+/// those are the notes.
+fn look_for_loops(config: &Config, report: &mut Report) -> Vec<String> {
+    let mut names = vec![config.hostname.clone()];
+    names.extend(config.routes.values().filter_map(|route| route.helo.clone()));
+    let bound = config.listeners.iter().map(|listener| listener.address.ip());
+    let addresses: Vec<IpAddr> = bound.filter(|ip| !ip.is_unspecified()).collect();
+    let us = Us { names: &names, addresses: &addresses };
+    let mut notes = Vec::new();
+    for (domain, route) in config.rules.domains_of_own_targets() {
+        let route = config.routes.get(route).filter(|route| route.hosts.is_empty());
+        let (Some(route), Ok(name)) = (route, Domain::parse(domain)) else { continue };
+        let reach = if route.private_networks { Reach::Private } else { Reach::Public };
+        match ask(config, &name, us, reach, route.family) {
+            Ok(_) => {}
+            Err(Unresolved::None(NoHost::Loop)) => report.add(
+                Diagnostic::error(format!(
+                    "mail for a target in `{domain}` would come back: the domain's MX is ourselves"
+                ))
+                .help(format!("route `{}` has no `hosts`; give the target one that has", route.name)),
+            ),
+            Err(why) => notes.push(format!("mail for targets in `{domain}` was not looked at: {why}")),
+        }
+    }
+    notes
+}
+
+fn ask(
+    config: &Config,
+    domain: &Domain,
+    us: Us<'_>,
+    reach: Reach,
+    family: Family,
+) -> Result<Vec<Destination>, Unresolved> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|_| Unresolved::Later)?;
+    runtime.block_on(async {
+        let resolver = Resolver::new(&config.dns_servers).map_err(|_| Unresolved::Later)?;
+        let asked = lookup::destinations(domain, us, reach, family, 0, &resolver);
+        tokio::time::timeout(LOOK_UP_MAX, asked).await.unwrap_or(Err(Unresolved::Later))
+    })
+}
+
+/// Somebody waits for `check` at his keyboard.
+const LOOK_UP_MAX: Duration = Duration::from_secs(5);
 
 /// Where rules stand unless the configuration says otherwise.
 const RULES: &str = "rules/*.toml";

@@ -16,7 +16,7 @@ use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
 use crate::relay::route::MX_IS_BUILT;
-use crate::relay::{Host, Route, TlsMode};
+use crate::relay::{Chunking, Family, Host, Login, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 use crate::spam::Settings as SpamSettings;
 use crate::srs::Srs;
@@ -98,6 +98,8 @@ pub struct Limits {
     pub legs: usize,
     /// Of one client, at one time.
     pub sessions_per_client: usize,
+    /// At one time, over all listeners.
+    pub sessions: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,7 +195,7 @@ pub fn resolve(
     let before = report.errors();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let listeners = listeners(&raw, report);
-    let routes = routes(&raw, &folder, report);
+    let routes = routes(&raw, path, read, report);
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
@@ -234,6 +236,7 @@ pub fn resolve(
             recipients: count(raw.recipients, RECIPIENTS),
             legs: count(raw.legs, LEGS),
             sessions_per_client: count(raw.sessions_per_client, CLIENT_SESSIONS),
+            sessions: count(raw.sessions, SESSIONS),
         },
         routes,
         queue: Queue {
@@ -351,7 +354,9 @@ fn files(raw: &Raw, folder: &Path) -> Option<tls::Files> {
     Some(tls::Files { certificate: path(&tls.certificate)?, key: path(&tls.key)? })
 }
 
-fn routes(raw: &Raw, folder: &Path, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
+type Read<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
+
+fn routes(raw: &Raw, path: &Path, read: Read<'_>, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
     let mut names: Vec<&str> = raw.routes.iter().map(|route| route.name.value.as_str()).collect();
     names.push("default");
     for fallback in raw.routes.iter().filter_map(|route| route.fallback.as_ref()) {
@@ -364,17 +369,24 @@ fn routes(raw: &Raw, folder: &Path, report: &mut Report) -> BTreeMap<String, Arc
         }
     }
     let mut routes: BTreeMap<String, Arc<Route>> =
-        raw.routes.iter().map(|r| (r.name.value.clone(), route(r, folder, report))).collect();
+        raw.routes.iter().map(|r| (r.name.value.clone(), route(r, path, read, report))).collect();
     routes.entry("default".to_owned()).or_insert_with(|| Arc::new(default_route("default")));
     routes
 }
 
-fn route(raw: &RawRoute, folder: &Path, report: &mut Report) -> Arc<Route> {
+fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Arc<Route> {
+    let folder = path.parent().unwrap_or(Path::new(""));
     let default = default_route(&raw.name.value);
     let tls = raw.tls.unwrap_or(default.tls);
     if let Some(ca) = raw.ca.as_ref().filter(|_| tls != TlsMode::Verify) {
         let idle = Diagnostic::warning(format!("`route.{}.ca` is not looked at", raw.name.value)).at(&ca.place);
         report.add(idle.help("certificates are verified with `tls = \"verify\"` only"));
+    }
+    if let (Some(source), Some(family)) = (&raw.source, &raw.family)
+        && !family.value.allows(source.value)
+    {
+        let apart = Diagnostic::error("`family` and `source` leave no address to connect to").at(&family.place);
+        report.add(apart.help(format!("`source` is {}", source.value)));
     }
     let port = raw.port.unwrap_or(SMTP_PORT);
     let host = |h: &RawHost| Host { name: h.name.clone(), port: h.port.unwrap_or(port), addresses: Vec::new() };
@@ -385,11 +397,46 @@ fn route(raw: &RawRoute, folder: &Path, report: &mut Report) -> Arc<Route> {
         tls,
         ca: raw.ca.as_ref().map(|ca| folder.join(&ca.value)),
         helo: raw.helo.clone(),
-        source: raw.source,
+        source: raw.source.as_ref().map(|source| source.value),
+        family: raw.family.as_ref().map_or(default.family, |family| family.value),
+        chunking: raw.chunking.unwrap_or(default.chunking),
+        login: login(raw, tls, path, read, report),
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
         dedupe: raw.dedupe.unwrap_or(default.dedupe),
         name: default.name,
     })
+}
+
+/// Name and password, where the route has both and they go inside TLS only.
+fn login(raw: &RawRoute, tls: TlsMode, path: &Path, read: Read<'_>, report: &mut Report) -> Option<Login> {
+    let (user, file) = match (&raw.user, &raw.password_file) {
+        (None, None) => return None,
+        (Some(user), Some(file)) => (user, file),
+        (Some(alone), None) | (None, Some(alone)) => {
+            let half = Diagnostic::error("`user` and `password-file` belong together").at(&alone.place);
+            report.add(half);
+            return None;
+        }
+    };
+    if !matches!(tls, TlsMode::Require | TlsMode::Verify) {
+        let open = Diagnostic::error("a password goes inside TLS only, and this route may do without").at(&user.place);
+        report.add(open.help("write `tls = \"verify\"` or `tls = \"require\"`"));
+        return None;
+    }
+    let wrong = |what: String| Diagnostic::error(what).at(&file.place);
+    match read(&path.display().to_string(), &file.value) {
+        Ok(text) => match text.trim_end_matches(['\r', '\n']) {
+            password if password.is_empty() || password.contains(char::is_control) => {
+                report.add(wrong(format!("`{}` does not hold a password in one line", file.value)));
+                None
+            }
+            password => Some(Login { user: user.value.clone(), password: password.to_owned() }),
+        },
+        Err(error) => {
+            report.add(wrong(format!("cannot read `{}`: {error}", file.value)));
+            None
+        }
+    }
 }
 
 /// A route that says nothing: the MX of the recipient's domain.
@@ -404,6 +451,9 @@ fn default_route(name: &str) -> Route {
         ca: None,
         helo: None,
         source: None,
+        family: Family::Any,
+        chunking: Chunking::Auto,
+        login: None,
         concurrency: CONCURRENCY,
         // A second mail is better than a lost one as long as no profile says what kind of target this is.
         dedupe: None,
@@ -428,6 +478,8 @@ const RECIPIENTS: usize = 100;
 const LEGS: usize = 200;
 /// As Postfix's smtpd_client_connection_count_limit. Large senders open a handful from each of their addresses.
 const CLIENT_SESSIONS: usize = 50;
+/// At some 15 KiB each they fit 300 MiB, and the descriptors the usual hard limit of 20,000 and more.
+const SESSIONS: usize = 15_000;
 /// As Postfix's default_destination_concurrency_limit, which receivers are used to.
 const CONCURRENCY: usize = 20;
 /// Soon at first, since most trouble (greylisting, a restart) is short; then once an hour.

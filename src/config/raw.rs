@@ -10,7 +10,7 @@ use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
-use crate::relay::TlsMode;
+use crate::relay::{Chunking, Family, TlsMode};
 
 use super::spam::{self, RawSpam};
 use super::{ListenerTls, units};
@@ -31,6 +31,7 @@ pub struct Raw {
     pub recipients: Option<u64>,
     pub legs: Option<u64>,
     pub sessions_per_client: Option<u64>,
+    pub sessions: Option<u64>,
     pub routes: Vec<RawRoute>,
     pub retry: Option<Vec<Duration>>,
     pub expire: Option<Duration>,
@@ -73,7 +74,11 @@ pub struct RawRoute {
     pub tls: Option<TlsMode>,
     pub ca: Option<Placed<String>>,
     pub helo: Option<String>,
-    pub source: Option<IpAddr>,
+    pub source: Option<Placed<IpAddr>>,
+    pub family: Option<Placed<Family>>,
+    pub user: Option<Placed<String>>,
+    pub password_file: Option<Placed<String>>,
+    pub chunking: Option<Chunking>,
     pub concurrency: Option<u64>,
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
@@ -195,6 +200,8 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         ("require", TlsMode::Require),
         ("verify", TlsMode::Verify),
     ];
+    let families = [("any", Family::Any), ("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
+    let chunking = [("auto", Chunking::Auto), ("on", Chunking::On), ("off", Chunking::Off)];
     let hosts = section.take("hosts").map(|v| v.one_or_many()).unwrap_or_default();
     let route = RawRoute {
         hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
@@ -203,7 +210,11 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         tls: section.take("tls").and_then(|v| v.choice(&tls)).map(|tls| tls.value),
         ca: section.take("ca").and_then(|v| v.string()),
         helo: section.take("helo").and_then(|v| v.parsed(hostname)).map(|helo| helo.value.to_string()),
-        source: section.take("source").and_then(|v| v.parsed(ip)).map(|source| source.value),
+        source: section.take("source").and_then(|v| v.parsed(ip)),
+        family: section.take("family").and_then(|v| v.choice(&families)),
+        user: section.take("user").and_then(|v| v.parsed(user)),
+        password_file: section.take("password-file").and_then(|v| v.string()),
+        chunking: section.take("chunking").and_then(|v| v.choice(&chunking)).map(|chunking| chunking.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
         dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
         fallback: section.take("fallback").and_then(|v| v.string()),
@@ -215,10 +226,6 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         }
     };
     unbuilt("fallback", route.fallback.is_some());
-    unbuilt("user", section.take("user").is_some_and(|v| v.string().is_some()));
-    unbuilt("password-file", section.take("password-file").is_some_and(|v| v.string().is_some()));
-    let families = [("any", ()), ("ipv4", ()), ("ipv6", ())];
-    unbuilt("family", section.take("family").is_some_and(|v| v.choice(&families).is_some()));
     let accepts = [("store", ()), ("online", ()), ("auto", ())];
     unbuilt("accept", section.take("accept").is_some_and(|v| v.choice(&accepts).is_some()));
     let profiles = PROFILES.map(|word| (word, ()));
@@ -226,6 +233,12 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
     section.finish();
     Some(route)
+}
+
+/// RFC 4616 §2: NUL parts the names in AUTH PLAIN.
+fn user(text: &str) -> Result<String, &'static str> {
+    let sound = !text.is_empty() && !text.contains(char::is_control);
+    sound.then(|| text.to_owned()).ok_or("expected a name without control characters")
 }
 
 fn ip(text: &str) -> Result<IpAddr, &'static str> {
@@ -286,6 +299,7 @@ fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
     }
     raw.message_size = message_size.map(|size| size.value);
     raw.recipients = section.take("recipients").and_then(|v| v.integer(1..=RECIPIENTS_MAX)).map(|n| n.value);
+    raw.sessions = section.take("sessions").and_then(|v| v.integer(1..=SESSIONS_MAX)).map(|n| n.value);
     raw.legs = section.take("legs").and_then(|v| v.integer(1..=LEGS_MAX)).map(|n| n.value);
     let sessions = section.take("sessions-per-client");
     raw.sessions_per_client = sessions.and_then(|v| v.integer(1..=CLIENT_SESSIONS_MAX)).map(|n| n.value);
@@ -463,6 +477,8 @@ const RECIPIENTS_MAX: u64 = 10_000;
 const CLIENT_SESSIONS_MAX: u64 = 15_000;
 /// A leg's number is 16 bits.
 const LEGS_MAX: u64 = 10_000;
+/// A process has not more descriptors.
+const SESSIONS_MAX: u64 = 1_000_000;
 /// Shorter than this is a loop, not a retry.
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
 /// A day of minutes would be 1,440; nobody writes more than a handful.

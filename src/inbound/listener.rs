@@ -105,14 +105,15 @@ impl Reserve {
     }
 }
 
-/// A session's place among [`SESSIONS_MAX`].
+/// A session's place among those that there may be.
 struct Place(Arc<Inbound>);
 
 impl Place {
     fn take(inbound: Arc<Inbound>) -> Option<Place> {
         let taken = inbound.sessions.fetch_add(1, Ordering::Relaxed);
+        let most = inbound.ruling().sessions_max;
         let place = Place(inbound);
-        (taken < SESSIONS_MAX).then_some(place)
+        (taken < most).then_some(place)
     }
 }
 
@@ -166,9 +167,6 @@ fn one_client(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Sessions at one time over all listeners. At some 15 KiB each they fit 300 MiB, and the descriptors the usual
-/// hard limit of 20,000 and more.
-const SESSIONS_MAX: usize = 15_000;
 /// Long enough not to spin, short against a client's patience.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 

@@ -71,6 +71,8 @@ pub struct Ruling {
     pub spam: Option<Arc<Scorer>>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
+    /// Sessions at one time over all listeners.
+    pub sessions_max: usize,
     /// Sessions that one client may have at one time.
     pub client_sessions_max: usize,
 }

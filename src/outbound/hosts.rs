@@ -32,7 +32,7 @@ async fn look_up(route: &Route, domain: &Domain, shared: &Shared) -> Result<Arc<
     let ways = shared.ways();
     let us = Us { names: &ways.names(), addresses: &own };
     let chance = shared.ports.chance.next();
-    let found = lookup::destinations(domain, us, reach, chance, &*ways.dns).await?;
+    let found = lookup::destinations(domain, us, reach, route.family, chance, &*ways.dns).await?;
     Ok(found.into_iter().map(|destination| host(destination, route.port)).collect())
 }
 

@@ -235,7 +235,7 @@ mod tests {
     use crate::address::Mailbox;
     use crate::outbound::lane::Take;
     use crate::queue::fixtures::owned_leg;
-    use crate::relay::TlsMode;
+    use crate::relay::{Chunking, Family, TlsMode};
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -249,6 +249,9 @@ mod tests {
             ca: None,
             helo: None,
             source: None,
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
             concurrency,
             dedupe: None,
         };

@@ -19,7 +19,7 @@ use crate::queue::{
     Refused, Settled, StoredBody,
 };
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
-use crate::relay::{Demand, Host, TlsMode};
+use crate::relay::{Chunking, Demand, Family, Host, TlsMode};
 use crate::smtp::client::{Answer, Stage, Verdict};
 use crate::srs::{Original, ReturnPath};
 
@@ -445,6 +445,9 @@ fn mx_route(name: &str, concurrency: usize) -> Route {
         ca: None,
         helo: None,
         source: None,
+        family: Family::Any,
+        chunking: Chunking::Auto,
+        login: None,
         concurrency,
         dedupe: None,
     }
@@ -774,12 +777,18 @@ async fn legs_without_a_way_are_held_and_say_why() {
     sleep(2 * MINUTE).await;
     assert_eq!(world.state(1), (State::Held, Reason::UnknownTarget));
     assert_eq!(world.state(2), (State::Held, Reason::Route));
-    for message in [1, 2] {
+    // To ask DNS in vain is an attempt; where there is no route none can be made.
+    for (message, attempts) in [(1, 1), (2, 0)] {
         world.store.look(message, |row| {
-            assert!(row.attempts.is_empty() && !row.detail.is_empty() && !row.owned);
+            assert!(row.attempts.len() == attempts && !row.detail.is_empty() && !row.owned);
             assert!(row.due.unwrap().since(START) >= HOUR);
         });
     }
+    // Once an hour for five days, and then somebody looks at it.
+    sleep(6 * DAY).await;
+    assert_eq!(world.state(1), (State::Quarantined, Reason::UnknownTarget));
+    world.store.look(1, |row| assert!((115..=125).contains(&row.attempts.len()), "{}", row.attempts.len()));
+    assert_eq!(world.state(2), (State::Held, Reason::Route));
     world.outbound.shutdown(MINUTE).await;
 }
 

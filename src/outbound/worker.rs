@@ -97,11 +97,9 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
             unreachable(lane, shared, leg, error, began, started).await;
         }
         Carried::NoHost(why) => {
-            let mut settlement = hold(&leg, shared.now(), why.reason(), &why.to_string());
-            if leg.keeps_recipient() && why.reason() == Reason::UnknownTarget {
-                // Whom a notification cannot reach is no mistake of an administrator's.
-                (settlement.state, settlement.due) = (State::Quarantined, None);
-            }
+            let said = Said::no_host(lane, why);
+            let mut settlement = conclude(shared, &leg, &said, started);
+            notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
             finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
         Carried::Unread(StoreError::Damaged(what)) => {
@@ -170,6 +168,8 @@ struct Said {
     local: Option<IpAddr>,
     /// It announced DSN.
     dsn: bool,
+    /// DNS knows no host for us, which was an attempt: the leg ends by one when it is too old, as by any other.
+    no_host: Option<Outcome>,
 }
 
 impl Said {
@@ -180,7 +180,13 @@ impl Said {
 
     /// What a way out lacks that REQUIRETLS needs. It concerns this leg alone.
     fn without_tls(peer: String, local: Option<IpAddr>, lack: TlsLack) -> Said {
-        Said { verdict: Verdict { stage: Stage::Tls, answer: Answer::RequireTls(lack) }, peer, local, dsn: false }
+        Said {
+            verdict: Verdict { stage: Stage::Tls, answer: Answer::RequireTls(lack) },
+            peer,
+            local,
+            dsn: false,
+            no_host: None,
+        }
     }
 
     /// A dial that failed for what only this leg demanded: others may do with less, so nobody else is to wait for it.
@@ -203,7 +209,17 @@ impl Said {
         lacks_tls || self.outcome() == Outcome::RouteFault
     }
 
+    fn no_host(lane: &Lane, why: NoHost) -> Said {
+        let outcome = Outcome::Hold(why.reason(), CONFIGURATION_WAIT);
+        let peer = lane.domain().map_or(String::new(), ToString::to_string);
+        let verdict = Verdict { stage: Stage::Connect, answer: Answer::Connect(why.to_string()) };
+        Said { verdict, peer, local: None, dsn: false, no_host: Some(outcome) }
+    }
+
     fn outcome(&self) -> Outcome {
+        if let Some(outcome) = &self.no_host {
+            return outcome.clone();
+        }
         outcome::read(&self.verdict, Us { address: self.local })
     }
 }
@@ -252,7 +268,7 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
         };
         let connection = &session.connection;
         let dsn = connection.session.capabilities.dsn;
-        let said = Said { verdict, peer: connection.peer.clone(), local: connection.local, dsn };
+        let said = Said { verdict, peer: connection.peer.clone(), local: connection.local, dsn, no_host: None };
         let next = session.host + 1;
         if said.asks_for_next_host() && next < session.hosts.len() {
             fault = Some(Fault { said, hosts: Arc::clone(&session.hosts), next });
@@ -357,7 +373,11 @@ fn backed_off(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], wait: Duration, w
             }
         }
         // The other domains' mail goes on being handed over.
-        Some(domain) => events::domain_backed_off(route, domain.as_str(), legs.len(), wait, &why),
+        Some(domain) => {
+            events::domain_backed_off(route, domain.as_str(), legs.len(), wait, &why);
+            let trouble = Trouble { until: shared.now().after(wait), why };
+            shared.ports.handover.domain_backs_off(route, domain.as_str(), trouble);
+        }
     }
 }
 
@@ -371,7 +391,10 @@ fn reopened(lane: &Lane, shared: &Shared) {
             shared.ports.handover.reopen(route);
             events::lane_reopened(route);
         }
-        Some(domain) => events::domain_reopened(route, domain.as_str()),
+        Some(domain) => {
+            shared.ports.handover.domain_reopened(route, domain.as_str());
+            events::domain_reopened(route, domain.as_str());
+        }
     }
 }
 
@@ -381,7 +404,7 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
         Unreachable::PutBack => return,
         Unreachable::Shared { legs, wait } => (legs, wait),
     };
-    let said = Said { verdict: error.verdict, peer: error.peer, local: error.local, dsn: false };
+    let said = Said { verdict: error.verdict, peer: error.peer, local: error.local, dsn: false, no_host: None };
     if let Some(wait) = wait {
         backed_off(lane, shared, &legs, wait, &outcome::words(&said.verdict));
     }

@@ -107,6 +107,23 @@ impl StoredBody {
         }
     }
 
+    /// Whether it ends in CRLF, as whatever came by DATA does. Nothing is verified: that is a [`BodyReader`]'s.
+    pub async fn ends_line(&self) -> Result<bool, StoreError> {
+        if self.len < 2 {
+            return Ok(self.is_empty());
+        }
+        let end = match &self.place {
+            Place::Memory { bytes, .. } => bytes.clone(),
+            Place::Row { id, rows } => rows.load(*id).await?,
+            Place::File(body) => {
+                let (path, at) = (body.path.clone(), self.len - 2);
+                let read = tokio::task::spawn_blocking(move || read_chunk(None, &path, at, 2)).await;
+                read.map_err(|_| StoreError::Closed)??.1
+            }
+        };
+        Ok(end.ends_with(b"\r\n"))
+    }
+
     pub(crate) fn keep(&self) -> Keep<'_> {
         match &self.place {
             Place::Memory { bytes, .. } => Keep::Bytes(bytes),

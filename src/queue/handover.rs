@@ -36,6 +36,8 @@ struct Lane {
     paused: AtomicBool,
     due: Arc<Notify>,
     trouble: Mutex<Option<Trouble>>,
+    /// The same for each domain of a route that looks its hosts up: the others go on.
+    domains: Mutex<BTreeMap<String, Trouble>>,
     /// An operator wants the route tried now.
     probe: AtomicBool,
     recall: mpsc::Sender<Recall>,
@@ -105,6 +107,7 @@ impl Handover {
                 paused: AtomicBool::new(paused),
                 due: Arc::new(Notify::new()),
                 trouble: Mutex::default(),
+                domains: Mutex::default(),
                 probe: AtomicBool::new(false),
                 recall,
                 recalls: Mutex::new(Some(recalls)),
@@ -236,12 +239,37 @@ impl Handover {
         lanes.iter().map(|(route, lane)| (route.clone(), !lane.takes_legs())).collect()
     }
 
-    /// The routes that back off, by name.
+    /// A domain of the route backs off; the route's lane stays open. Of more than [`DOMAINS_TOLD_MAX`] the others are
+    /// not told of.
+    pub fn domain_backs_off(&self, route: &str, domain: &str, trouble: Trouble) {
+        let Some(lane) = self.lane(route) else { return };
+        let mut domains = lane.domains.lock().expect("no code panics while it holds this lock");
+        // A domain for which nothing is queued any more is not dialled again, and nobody says that it is well.
+        domains.retain(|_, old| trouble.until.since(old.until) < DOMAIN_TOLD_FOR);
+        if domains.len() < DOMAINS_TOLD_MAX || domains.contains_key(domain) {
+            domains.insert(domain.to_owned(), trouble);
+        }
+    }
+
+    /// The domain is reached again.
+    pub fn domain_reopened(&self, route: &str, domain: &str) {
+        if let Some(lane) = self.lane(route) {
+            lane.domains.lock().expect("no code panics while it holds this lock").remove(domain);
+        }
+    }
+
+    /// The routes that back off, by name, and behind each the domains that do.
     #[must_use]
-    pub fn troubles(&self) -> Vec<(String, Trouble)> {
+    pub fn troubles(&self) -> Vec<(String, Option<String>, Trouble)> {
         let lanes = self.lanes.read().expect("no code panics while it holds this lock");
-        let trouble = |lane: &Lane| lane.trouble.lock().expect("no code panics while it holds this lock").clone();
-        lanes.iter().filter_map(|(route, lane)| Some((route.clone(), trouble(lane)?))).collect()
+        let mut troubles = Vec::new();
+        for (route, lane) in lanes.iter() {
+            let whole = lane.trouble.lock().expect("no code panics while it holds this lock").clone();
+            troubles.extend(whole.map(|trouble| (route.clone(), None, trouble)));
+            let domains = lane.domains.lock().expect("no code panics while it holds this lock");
+            troubles.extend(domains.iter().map(|(name, at)| (route.clone(), Some(name.clone()), at.clone())));
+        }
+        troubles
     }
 
     /// Wakes the route, and ends its wait where it backs off: an operator wants it tried now.
@@ -288,6 +316,11 @@ const PLACES_MAX: usize = 10_000;
 const RECALLS_MAX: usize = 16;
 // A feeder answers within a commit. Where the disk hangs, an operator is told «in flight» rather than nothing.
 const RECALL_WAIT: Duration = Duration::from_secs(5);
+
+/// What a screen holds; the log has them all.
+const DOMAINS_TOLD_MAX: usize = 100;
+/// Waits are a minute at the most while there is anything to send, and the log tells of older trouble.
+const DOMAIN_TOLD_FOR: Duration = Duration::from_secs(60 * 60);
 
 #[cfg(test)]
 mod tests {
@@ -347,7 +380,7 @@ mod tests {
         let trouble = Trouble { until: Timestamp(5_000), why: "connection refused".into() };
         handover.back_off("crm", trouble.clone());
         assert!(handover.reserve("crm").is_none());
-        assert_eq!(handover.troubles(), [("crm".to_owned(), trouble)]);
+        assert_eq!(handover.troubles(), [("crm".to_owned(), None, trouble)]);
         assert!(!handover.take_probe("crm"));
         handover.probe("crm");
         handover.bell("crm").unwrap().notified().await;
@@ -381,6 +414,25 @@ mod tests {
         handover.resume("crm");
         handover.add_route("crm", 1);
         assert!(handover.reserve("crm").is_some());
+    }
+
+    #[test]
+    fn a_domain_that_backs_off_is_told_of_and_the_route_stays_open() {
+        let handover = Handover::new(["default".to_owned()], 2);
+        let at = |seconds: i64| Trouble { until: Timestamp(seconds * 1000), why: "refused".into() };
+        handover.domain_backs_off("default", "dead.example", at(5));
+        assert!(handover.reserve("default").is_some());
+        let told = |handover: &Handover| handover.troubles().into_iter().filter_map(|(_, name, _)| name).count();
+        assert_eq!(handover.troubles(), [("default".to_owned(), Some("dead.example".to_owned()), at(5))]);
+        handover.domain_reopened("default", "dead.example");
+        assert_eq!(told(&handover), 0);
+        for n in 0..=DOMAINS_TOLD_MAX {
+            handover.domain_backs_off("default", &format!("{n}.example"), at(5));
+        }
+        assert_eq!(told(&handover), DOMAINS_TOLD_MAX);
+        // Those of whom nothing was heard for long make room.
+        handover.domain_backs_off("default", "late.example", at(5 + DOMAIN_TOLD_FOR.as_secs() as i64));
+        assert_eq!(told(&handover), 1);
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::envelope::Notify;
 use crate::queue::body::BodyReader;
 use crate::queue::{Errand, OwnedLeg, StoreError};
+use crate::relay::Chunking;
 use crate::relay::dial::{Connection, Timeouts};
 use crate::reply::Reply;
 use crate::smtp::client::{Answer, Capabilities, Dsn, Framing, Order, Reuse, Stage, Step, Transaction, Verdict};
@@ -42,6 +43,10 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
         Ok(first) => first,
         Err(error) => return Ended::Unread(error, Reuse::Keep),
     };
+    let chunk = match wants_chunk(connection, leg).await {
+        Ok(chunk) => chunk,
+        Err(error) => return Ended::Unread(error, Reuse::Keep),
+    };
     let reused = connection.used > 0;
     connection.used += 1;
     let order = Order {
@@ -50,6 +55,7 @@ pub async fn attempt(connection: &mut Connection, leg: &OwnedLeg, timeouts: &Tim
         body: leg.body_type,
         utf8_header: leg.smtputf8 && has_utf8_header(connection, leg, first.as_deref()),
         require_tls: leg.require_tls,
+        chunk,
         size: leg.size(),
         dsn: passed_on(leg),
     };
@@ -132,6 +138,17 @@ async fn ask_rcpt(connection: &mut Connection, order: &Order<'_>, reused: bool, 
             Step::SendBody(_) => return Ended::Verdict(Verdict { stage, answer: Answer::Reply(reply) }, Reuse::Close),
         }
     }
+}
+
+/// Whether the message goes by BDAT, where the host announces it. DATA puts a CRLF behind a message that has none, which
+/// only BDAT brings in; a host that cannot do what it announces costs such a message some attempts, and then the CRLF.
+async fn wants_chunk(connection: &Connection, leg: &OwnedLeg) -> Result<bool, StoreError> {
+    Ok(match connection.chunking {
+        _ if !connection.session.capabilities.chunking => false,
+        Chunking::On => true,
+        Chunking::Off => false,
+        Chunking::Auto => leg.attempts < CHUNK_ATTEMPTS_MAX && !leg.body.ends_line().await?,
+    })
 }
 
 /// What the next host is told about notifications. It knows the target, and would name it in what it tells the sender;
@@ -314,6 +331,8 @@ fn read_early(connection: &mut Connection) -> Answer {
     }
 }
 
+/// Attempts by BDAT for the sake of a missing CRLF.
+const CHUNK_ATTEMPTS_MAX: u32 = 3;
 /// A whole message of the size that is kept in memory, with its prefix, leaves in one write.
 const WRITE_OCTETS: usize = 128 * 1024;
 const PART_OCTETS: usize = 32 * 1024;
@@ -442,6 +461,7 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(16 * 1024);
             let capabilities = Capabilities { pipelining: true, chunking: true, ..Capabilities::default() };
             let mut connection = Connection::new(Stream::Other(Box::new(ours)), capabilities, String::new(), None);
+            connection.chunking = Chunking::On;
             let mut leg = owned_leg(1);
             leg.body = StoredBody::from_bytes(body.clone());
             let sent = [&leg.prefix[..], &body].concat();
@@ -460,6 +480,31 @@ mod tests {
             let ended = attempt(&mut connection, &leg, &Timeouts::rfc5321()).await;
             assert!(matches!(&ended, Ended::Verdict(verdict, Reuse::Keep) if result(verdict) == "ok"), "{ended:?}");
             assert!(server.await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_is_wanted_where_data_would_change_the_message() {
+        use Chunking::{Auto, Off, On};
+        for (mode, announced, body, attempts, want) in [
+            (Auto, true, "a: b\r\n\r\nc\r\n", 0, false),
+            (Auto, true, "a: b\r\n\r\nc", 0, true),
+            (Auto, true, "a: b\r\n\r\nc", CHUNK_ATTEMPTS_MAX - 1, true),
+            (Auto, true, "a: b\r\n\r\nc", CHUNK_ATTEMPTS_MAX, false),
+            (Auto, true, "\n", 0, true),
+            (Auto, true, "", 0, false),
+            (Auto, false, "a: b\r\n\r\nc", 0, false),
+            (On, true, "a: b\r\n\r\nc\r\n", 9, true),
+            (On, false, "a: b\r\n\r\nc", 0, false),
+            (Off, true, "a: b\r\n\r\nc", 0, false),
+        ] {
+            let capabilities = Capabilities { chunking: announced, ..Capabilities::default() };
+            let stream = Stream::Other(Box::new(tokio::io::duplex(1).0));
+            let mut connection = Connection::new(stream, capabilities, String::new(), None);
+            connection.chunking = mode;
+            let mut leg = owned_leg(1);
+            (leg.body, leg.attempts) = (StoredBody::from_bytes(body.as_bytes().to_vec()), attempts);
+            assert_eq!(wants_chunk(&connection, &leg).await.unwrap(), want, "{mode:?} {announced} {body:?} {attempts}");
         }
     }
 

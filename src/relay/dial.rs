@@ -4,7 +4,7 @@
 //! at a time and bounded in all. What the server said beyond its answer to EHLO was asked by nobody: the session is
 //! refused, and so it is behind the 220 to STARTTLS. Where TLS does not come about, a route that requires or verifies
 //! it is deferred, never relayed in clear text; an opportunistic one goes on in a new connection without, and says so.
-//! AUTH has its place between EHLO and the first MAIL.
+//! AUTH is said inside TLS only, between EHLO and the first MAIL.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,12 +16,13 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mail_send::SmtpClient;
+use mail_send::{Credentials, SmtpClient};
+use smtp_proto::EhloResponse;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::relay::route::{Demand, Host, Route, TlsMode};
+use crate::relay::route::{Chunking, Demand, Host, Login, Route, TlsMode};
 use crate::relay::stream::ByLine;
 use crate::reply::{Enhanced, Reply};
 use crate::smtp::client::{Answer, Capabilities, Session, Stage, TlsLack, Verdict};
@@ -64,6 +65,8 @@ pub struct Connection {
     pub local: Option<IpAddr>,
     /// Transactions begun in it.
     pub used: u32,
+    /// What its route says about BDAT.
+    pub chunking: Chunking,
 }
 
 impl Connection {
@@ -81,6 +84,7 @@ impl Connection {
             security,
             local,
             used: 0,
+            chunking: Chunking::Auto,
         }
     }
 }
@@ -153,6 +157,8 @@ impl Timeouts {
             Stage::Banner => self.banner,
             Stage::Ehlo => self.ehlo,
             Stage::Tls => self.tls,
+            // The RFCs leave it open; it is two commands at the most.
+            Stage::Auth => self.ehlo,
             Stage::Mail => self.mail,
             Stage::Rcpt => self.rcpt,
             Stage::Data => self.data,
@@ -226,7 +232,10 @@ impl TcpDial {
         let connector = self.connector(route, demand).map_err(failed)?;
         let wish = Wish { tls, connector: connector.as_ref() };
         let addresses = self.addresses(host).await.map_err(failed)?;
-        let family = |address: &SocketAddr| route.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+        let family = |address: &SocketAddr| {
+            let ours = route.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+            ours && route.family.allows(address.ip())
+        };
         let mut last = failed(Answer::Connect(format!("`{}` has no address that we can connect to", host.name)));
         // RFC 5321 §5.1: all addresses of a host are tried, in the order in which they came.
         for address in addresses.into_iter().filter(family).take(ADDRESSES_MAX) {
@@ -300,9 +309,10 @@ impl TcpDial {
         let local = tcp.local_addr().ok().map(|address| address.ip());
         let Wish { tls, connector } = wish;
         let wanted = connector.map(|connector| Wanted { connector, host, ip: address.ip(), tls });
-        match begin(tcp, helo, &self.timeouts, wanted).await {
+        match begin(tcp, helo, &self.timeouts, wanted, route.login.as_ref()).await {
             Ok((stream, capabilities, security)) => {
-                Ok(Connection { security, ..Connection::new(stream, capabilities, peer, local) })
+                let chunking = route.chunking;
+                Ok(Connection { security, chunking, ..Connection::new(stream, capabilities, peer, local) })
             }
             Err(verdict) => Err(DialError { peer, local, verdict }),
         }
@@ -331,6 +341,7 @@ async fn begin(
     helo: &str,
     timeouts: &Timeouts,
     wanted: Option<Wanted<'_>>,
+    login: Option<&Login>,
 ) -> Result<(Stream, Capabilities, Security), Verdict> {
     let mut client = SmtpClient { stream: ByLine::new(tcp), timeout: timeouts.ehlo };
     hear_banner(&mut client, timeouts).await?;
@@ -341,6 +352,8 @@ async fn begin(
         Some(Wanted { tls: TlsMode::Require | TlsMode::Verify, .. }) => {
             return Err(failed("the host does not offer STARTTLS, which the route requires".to_owned()));
         }
+        // No configuration comes to this. A password is not for whoever listens.
+        _ if login.is_some() => return Err(failed("AUTH is for sessions inside TLS".to_owned())),
         Some(_) | None => {
             // RFC 8689 §2: in clear text it means nothing, whoever says it.
             let capabilities = Capabilities { require_tls: false, ..offered.capabilities };
@@ -372,6 +385,9 @@ async fn begin(
         Answer::Lost(why) => failed(format!("TLS with `{}` broke off: {}", host.name, shown(&why))),
         _ => verdict,
     })?;
+    if let Some(login) = login {
+        authenticate(&mut client, login, &hello).await?;
+    }
     let security = if connector.verifies() { Security::Verified } else { Security::Encrypted };
     Ok((Stream::Other(Box::new(client.stream.inner)), hello.capabilities, security))
 }
@@ -418,10 +434,34 @@ where
     }
 }
 
+/// Says who we are. PLAIN and LOGIN only: inside TLS nothing else is safer, and they are what hosts offer.
+async fn authenticate<S>(client: &mut SmtpClient<ByLine<S>>, login: &Login, hello: &Hello) -> Result<(), Verdict>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let failed = |answer| Verdict { stage: Stage::Auth, answer };
+    let mut offered = EhloResponse::new(String::new());
+    offered.auth_mechanisms = hello.auth & (smtp_proto::AUTH_PLAIN | smtp_proto::AUTH_LOGIN);
+    let credentials = Credentials::new(login.user.clone(), login.password.clone());
+    match client.authenticate(&credentials, &offered).await.map(|_| ()) {
+        Ok(()) if client.stream.held.is_empty() => Ok(()),
+        Ok(()) => Err(failed(Answer::Garbled("the server spoke out of turn"))),
+        Err(mail_send::Error::AuthenticationFailed(reply)) => {
+            Err(failed(classed(remote(reply.code, reply.esc, reply.message))))
+        }
+        Err(mail_send::Error::UnsupportedAuthMechanism) => {
+            Err(failed(Answer::Garbled("the server offers neither AUTH PLAIN nor AUTH LOGIN")))
+        }
+        Err(error) => Err(failed(answer_of(error, client.stream.ended))),
+    }
+}
+
 /// The answer to EHLO.
 struct Hello {
     capabilities: Capabilities,
     starttls: bool,
+    /// The mechanisms of AUTH, as smtp-proto counts them.
+    auth: u64,
 }
 
 /// EHLO, or HELO where EHLO is refused (RFC 5321 §3.2). Afterwards nothing is unread.
@@ -433,14 +473,14 @@ where
     let hello = match client.ehlo(helo).await {
         Ok(ehlo) => Hello {
             starttls: ehlo.has_capability(smtp_proto::EXT_START_TLS),
+            auth: ehlo.auth_mechanisms,
             capabilities: Capabilities {
                 pipelining: ehlo.has_capability(smtp_proto::EXT_PIPELINING),
                 eight_bit_mime: ehlo.has_capability(smtp_proto::EXT_8BIT_MIME),
                 smtputf8: ehlo.has_capability(smtp_proto::EXT_SMTP_UTF8),
                 dsn: ehlo.has_capability(smtp_proto::EXT_DSN),
                 require_tls: ehlo.has_capability(smtp_proto::EXT_REQUIRE_TLS),
-                // No route can ask for it yet.
-                chunking: false,
+                chunking: ehlo.has_capability(smtp_proto::EXT_CHUNKING),
                 size: ehlo.has_capability(smtp_proto::EXT_SIZE),
                 // RFC 1870 §4: zero, or no number, is no limit.
                 size_max: Some(ehlo.size as u64).filter(|&size| size > 0),
@@ -448,7 +488,9 @@ where
         },
         Err(mail_send::Error::UnexpectedReply(reply)) if (500..600).contains(&reply.code) => {
             match client.cmd(format!("HELO {helo}\r\n")).await {
-                Ok(reply) if reply.code == 250 => Hello { capabilities: Capabilities::default(), starttls: false },
+                Ok(reply) if reply.code == 250 => {
+                    Hello { capabilities: Capabilities::default(), starttls: false, auth: 0 }
+                }
                 Ok(reply) => return Err(failed(classed(remote(reply.code, reply.esc, reply.message)))),
                 Err(error) => return Err(failed(answer_of(error, client.stream.ended))),
             }
@@ -506,6 +548,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::relay::Family;
     use crate::tls::tests::Authority;
     use crate::tls::{self, MaybeTls};
 
@@ -547,6 +590,12 @@ mod tests {
         assert_eq!(heard, "EHLO mx.example\r\n");
         let (result, _) = greeted(&["220 hello\r\n", "250-crm\r\n250 SIZE\r\n"]).await;
         assert_eq!(result, Ok(Capabilities { size: true, ..Capabilities::default() }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn chunking_is_an_offer_that_is_noticed() {
+        let (result, _) = greeted(&["220 hello\r\n", "250-crm\r\n250 CHUNKING\r\n"]).await;
+        assert_eq!(result, Ok(Capabilities { chunking: true, ..Capabilities::default() }));
     }
 
     #[tokio::test(start_paused = true)]
@@ -613,6 +662,9 @@ mod tests {
             ca: None,
             helo: None,
             source: Some("127.0.0.1".parse().unwrap()),
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
             concurrency: 1,
             dedupe: None,
         };
@@ -644,6 +696,9 @@ mod tests {
             ca: None,
             helo: None,
             source: None,
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
             concurrency: 1,
             dedupe: None,
         };
@@ -680,6 +735,86 @@ mod tests {
         }
     }
 
+    /// A host that offers AUTH in clear text and inside TLS, and answers it so. What it heard behind EHLO inside TLS.
+    async fn host_with_auth(
+        offer: &'static str,
+        answers: &'static [&'static str],
+        server: tls::Server,
+    ) -> (u16, Heard) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heard = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await?;
+            let mut stream = MaybeTls::Plain(tcp);
+            stream.write_all(b"220 hi\r\n").await?;
+            hear(&mut stream).await?;
+            stream.write_all(b"250-hi\r\n250-AUTH PLAIN LOGIN\r\n250 STARTTLS\r\n").await?;
+            assert_eq!(hear(&mut stream).await?, b"STARTTLS\r\n", "nothing is said about who we are in clear text");
+            stream.write_all(b"220 go\r\n").await?;
+            assert!(stream.accept(&server).await.is_ok());
+            hear(&mut stream).await?;
+            stream.write_all(offer.as_bytes()).await?;
+            let mut heard = Vec::new();
+            for answer in answers {
+                heard.extend(hear(&mut stream).await?);
+                stream.write_all(answer.as_bytes()).await?;
+                stream.flush().await?;
+            }
+            // It is kept open until the client leaves.
+            let _ = hear(&mut stream).await;
+            Ok(String::from_utf8(heard).unwrap())
+        });
+        (port, heard)
+    }
+
+    type Heard = tokio::task::JoinHandle<io::Result<String>>;
+
+    #[tokio::test]
+    async fn a_route_with_a_user_says_who_we_are_inside_tls_only() {
+        let authority = Authority::new();
+        let plain = "AUTH PLAIN AGp1ZHkAcHc=\r\n";
+        let login = "AUTH LOGIN\r\nanVkeQ==\r\ncHc=\r\n";
+        // What is offered, what is answered; how it ends, and what was heard.
+        type Case = (&'static str, &'static [&'static str], &'static str, &'static str);
+        let cases: [Case; 7] = [
+            ("250-hi\r\n250 AUTH PLAIN LOGIN\r\n", &["235 2.7.0 ok\r\n"], "taken", plain),
+            (
+                "250-hi\r\n250 AUTH LOGIN\r\n",
+                &["334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n", "235 ok\r\n"],
+                "taken",
+                login,
+            ),
+            ("250-hi\r\n250 AUTH PLAIN\r\n", &["535 5.7.8 no\r\n"], "auth: 535 5.7.8 no", plain),
+            ("250-hi\r\n250 AUTH PLAIN\r\n", &["454 4.7.0 later\r\n"], "auth: 454 4.7.0 later", plain),
+            ("250-hi\r\n250 AUTH PLAIN\r\n", &["235 ok\r\n250 more\r\n"], "out of turn", plain),
+            ("250-hi\r\n250 AUTH CRAM-MD5\r\n", &[], "neither AUTH PLAIN nor AUTH LOGIN", ""),
+            ("250-hi\r\n250 SIZE 9\r\n", &[], "neither AUTH PLAIN nor AUTH LOGIN", ""),
+        ];
+        for (offer, answers, want, said) in cases {
+            let server = tls::Server::open(authority.issue("localhost", 2096)).unwrap();
+            let (port, heard) = host_with_auth(offer, answers, server).await;
+            let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
+            let login = Some(Login { user: "judy".to_owned(), password: "pw".to_owned() });
+            let route = Route { tls: TlsMode::Verify, ca: Some(authority.ca()), login, ..route_to(host.clone()) };
+            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+            let got = match dial.dial(&route, &host, "mx.example", Demand::Usual).await {
+                Ok(_) => "taken".to_owned(),
+                Err(error) => format!("{}: {}", error.verdict.stage, crate::relay::outcome::words(&error.verdict)),
+            };
+            assert!(got.contains(want), "{offer:?}: {got}");
+            assert_eq!(heard.await.unwrap().unwrap(), said, "{offer:?}");
+        }
+        let (port, _) =
+            host_that(Habit::NotOffered, tls::Server::open(authority.issue("localhost", 2096)).unwrap()).await;
+        let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
+        let login = Some(Login { user: "judy".to_owned(), password: "pw".to_owned() });
+        assert_eq!(format!("{:?}", login.as_ref().unwrap()), "Login { user: \"judy\", .. }");
+        let route = Route { tls: TlsMode::Opportunistic, login, ..route_to(host.clone()) };
+        let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+        let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
+        assert!(matches!(&error.verdict.answer, Answer::Tls(why) if why.contains("inside TLS")), "{error:?}");
+    }
+
     fn route_to(host: Host) -> Route {
         Route {
             name: "crm".to_owned(),
@@ -690,6 +825,9 @@ mod tests {
             ca: None,
             helo: None,
             source: Some("127.0.0.1".parse().unwrap()),
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
             concurrency: 1,
             dedupe: None,
         }
@@ -803,6 +941,9 @@ mod tests {
                 ca: Some(authority.ca()),
                 helo: None,
                 source: Some("127.0.0.1".parse().unwrap()),
+                family: Family::Any,
+                chunking: Chunking::Auto,
+                login: None,
                 concurrency: 1,
                 dedupe: None,
             };
@@ -842,6 +983,9 @@ mod tests {
             ca: None,
             helo: None,
             source: None,
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
             concurrency: 1,
             dedupe: None,
         };

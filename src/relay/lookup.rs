@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use crate::address::Domain;
 use crate::dns::{Dns, DnsError};
+use crate::relay::Family;
 use crate::relay::mx::{self, Destination, Exchange, NoHost, Reach, Us};
 
 /// Why there is nothing to dial now.
@@ -28,13 +29,15 @@ pub async fn destinations(
     domain: &Domain,
     us: Us<'_>,
     reach: Reach,
+    family: Family,
     chance: u64,
     dns: &dyn Dns,
 ) -> Result<Vec<Destination>, Unresolved> {
     // RFC 5321 §4.1.3: an address literal is dialled as it stands, as far as it may be.
     if let Some(ip) = literal(domain) {
         let exchange = Exchange { preference: 0, name: domain.as_str().to_owned() };
-        return Ok(mx::destinations(vec![(exchange, vec![ip])], us, reach)?);
+        let ips = [ip].into_iter().filter(|ip| family.allows(*ip)).collect();
+        return Ok(mx::destinations(vec![(exchange, ips)], us, reach)?);
     }
     let records = match dns.mx(domain.as_str()).await {
         Ok(records) => records.iter().map(|mx| (mx.preference, mx.exchange.clone())).collect(),
@@ -51,13 +54,21 @@ pub async fn destinations(
         unanswered |= failed(six.as_ref().err().copied()) || failed(four.as_ref().err().copied());
         let six = six.iter().flat_map(|all| all.iter()).copied().map(IpAddr::V6);
         let four = four.iter().flat_map(|all| all.iter()).copied().map(IpAddr::V4);
+        // All of them are asked for even so: by its other address a host may be ourselves.
         found.push((exchange, six.chain(four).collect()));
     }
-    match mx::destinations(found, us, reach) {
+    match mx::destinations(found, us, reach).and_then(|found| of_family(found, family)) {
         Ok(destinations) => Ok(destinations),
         Err(_) if unanswered => Err(Unresolved::Later),
         Err(none) => Err(none.into()),
     }
+}
+
+/// What of the destinations the route may connect to.
+fn of_family(mut found: Vec<Destination>, family: Family) -> Result<Vec<Destination>, NoHost> {
+    found.iter_mut().for_each(|host| host.addresses.retain(|ip| family.allows(*ip)));
+    found.retain(|host| !host.addresses.is_empty());
+    if found.is_empty() { Err(NoHost::NoAddress) } else { Ok(found) }
 }
 
 /// The address of a domain in brackets.
@@ -100,10 +111,30 @@ other-name.example A 9.9.9.25
 ";
 
     async fn look_up(domain: &str) -> Result<String, Unresolved> {
+        look_up_in(domain, Family::Any).await
+    }
+
+    #[tokio::test]
+    async fn a_route_of_one_family_connects_to_no_other() {
+        for (domain, family, want) in [
+            ("crm.example", Family::Ipv4, Ok("mx1.crm.example 9.9.9.9, mx2.crm.example 9.9.9.10")),
+            ("crm.example", Family::Ipv6, Ok("mx1.crm.example 2600::9")),
+            ("plain.example", Family::Ipv6, Err(Unresolved::None(NoHost::NoAddress))),
+            ("[9.9.9.9]", Family::Ipv6, Err(Unresolved::None(NoHost::NoAddress))),
+            ("[9.9.9.9]", Family::Ipv4, Ok("[9.9.9.9] 9.9.9.9")),
+            // What we do not connect to tells us all the same that it is ourselves.
+            ("alias.example", Family::Ipv6, Err(Unresolved::None(NoHost::Loop))),
+        ] {
+            assert_eq!(look_up_in(domain, family).await, want.map(str::to_owned), "{domain} {family:?}");
+        }
+    }
+
+    async fn look_up_in(domain: &str, family: Family) -> Result<String, Unresolved> {
         let zone = Zone::parse(ZONE);
         let (names, addresses) = (["mx.solarmora.com".to_owned()], ["9.9.9.25".parse().unwrap()]);
         let us = Us { names: &names, addresses: &addresses };
-        let found = destinations(&Domain::parse(domain).unwrap(), us, Reach::Public, 7, &zone).await?;
+        let domain = Domain::parse(domain).unwrap();
+        let found = destinations(&domain, us, Reach::Public, family, 7, &zone).await?;
         let written = |d: &Destination| {
             let addresses: Vec<String> = d.addresses.iter().map(ToString::to_string).collect();
             format!("{} {}", d.name, addresses.join(" "))

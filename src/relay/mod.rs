@@ -13,4 +13,4 @@ pub mod dial;
 pub mod attempt;
 pub mod pool;
 
-pub use route::{Demand, Host, Route, TlsMode};
+pub use route::{Chunking, Demand, Family, Host, Login, Route, TlsMode};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 2xx to the final dot | delivered |
 //! | 4xx, timeout, TLS failure, broken or garbled session | retry on the queue's schedule |
-//! | 5xx at the banner, EHLO or MAIL; at RCPT one that names our address or a block list; after it, a 5.7.1 that names our address | the route's fault: next host, then retry |
+//! | 5xx at the banner, EHLO, AUTH or MAIL; at RCPT one that names our address or a block list; after it, a 5.7.1 that names our address | the route's fault: next host, then retry |
 //! | 5.1.x, 551 | the target does not exist: our configuration is wrong; hold, hourly |
 //! | 5.3.4, 5.2.3, 552, our own look at SIZE | too large |
 //! | 5.7.x about authentication | quarantine, remote-auth |
@@ -67,7 +67,9 @@ pub fn read(verdict: &Verdict, us: Us) -> Outcome {
 
 fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
     match stage {
-        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Tls | Stage::Mail => return Outcome::RouteFault,
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Tls | Stage::Auth | Stage::Mail => {
+            return Outcome::RouteFault;
+        }
         Stage::Rcpt | Stage::Data | Stage::Body | Stage::Dot => {}
     }
     let enhanced = reply.enhanced.unwrap_or(match (stage, reply.code) {
@@ -95,7 +97,7 @@ fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
 /// it names may list a link in it; then only a refusal for policy that names our address is about us.
 fn is_about_us(stage: Stage, enhanced: Option<Enhanced>, text: &str, us: Us) -> bool {
     match stage {
-        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Tls | Stage::Mail => true,
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::Tls | Stage::Auth | Stage::Mail => true,
         Stage::Rcpt => names_us(text, us) || BLOCK_LISTS.iter().any(|words| has_words(text, words)),
         Stage::Data | Stage::Body | Stage::Dot => {
             let policy = enhanced.is_none_or(|enhanced| (enhanced.1, enhanced.2) == (7, 1));
@@ -163,7 +165,14 @@ impl Outcome {
             Outcome::Delivered => (State::Delivered, Reason::Sent, None),
             Outcome::Retry(reason) => again(*reason),
             Outcome::RouteFault => again(Reason::Route),
-            Outcome::Hold(reason, wait) => (State::Held, *reason, Some(*wait)),
+            Outcome::Hold(reason, wait) => match expired {
+                Expiry::Ahead => (State::Held, *reason, Some(*wait)),
+                // What failed for our own fault and can be told to nobody is looked at by an operator before it goes.
+                Expiry::Reached => match refused {
+                    Refused::Ends => (State::Expired, Reason::Expired, None),
+                    Refused::Waits => (State::Quarantined, *reason, None),
+                },
+            },
             Outcome::Quarantine(reason) => (State::Quarantined, *reason, None),
             Outcome::Bounce(reason) => match refused {
                 Refused::Ends => (State::Bounced, *reason, None),
@@ -287,6 +296,7 @@ mod tests {
             (Ehlo, "550 5.7.1 who are you", fault.clone()),
             (Mail, "550 5.7.1 not from you", fault.clone()),
             (Mail, "530 5.7.0 authentication required", fault.clone()),
+            (Stage::Auth, "535 5.7.8 wrong password", fault.clone()),
             (Mail, "552 5.3.4 large", fault.clone()),
             (Mail, "451 4.7.1 later", retry.clone()),
             (Rcpt, "450 4.2.1 greylisted", retry.clone()),
@@ -381,7 +391,9 @@ mod tests {
         assert_eq!(state(Outcome::RouteFault, Expiry::Reached), (State::Expired, Reason::Expired, None));
         assert_eq!(state(Outcome::Delivered, Expiry::Reached), (State::Delivered, Reason::Sent, None));
         let hold = Outcome::Hold(Reason::UnknownTarget, UNKNOWN_TARGET_AGAIN);
-        assert_eq!(state(hold, Expiry::Reached).0, State::Held);
+        assert_eq!(state(hold.clone(), Expiry::Ahead).0, State::Held);
+        assert_eq!(state(hold.clone(), Expiry::Reached), (State::Quarantined, Reason::UnknownTarget, None));
+        assert_eq!(hold.state(Expiry::Reached, wait, Refused::Ends), (State::Expired, Reason::Expired, None));
     }
 
     #[test]

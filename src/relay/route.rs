@@ -3,6 +3,7 @@
 //! The hosts of a route are tried in order. Where it names none, those of the target's domain count: the conductor
 //! looks them up (`lookup`) for each domain apart.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,10 +25,57 @@ pub struct Route {
     pub helo: Option<String>,
     /// The local address to connect from.
     pub source: Option<IpAddr>,
+    pub family: Family,
+    pub chunking: Chunking,
+    /// Who we are to the hosts, for AUTH inside TLS.
+    pub login: Option<Login>,
     /// Sessions, and so transactions, at one time.
     pub concurrency: usize,
     /// For how long the same message is not sent again to the same target; `None` switches it off.
     pub dedupe: Option<Duration>,
+}
+
+/// When a message goes by BDAT (RFC 3030) to a host that announces CHUNKING, rather than by DATA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Chunking {
+    /// Where DATA would change it: it does not end in CRLF. Everybody understands DATA, and not all that announce BDAT do.
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+/// The addresses that a route connects to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    #[default]
+    Any,
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    #[must_use]
+    pub fn allows(self, ip: IpAddr) -> bool {
+        match self {
+            Family::Any => true,
+            Family::Ipv4 => ip.is_ipv4(),
+            Family::Ipv6 => ip.is_ipv6(),
+        }
+    }
+}
+
+/// A name and a password for AUTH (RFC 4954). What is printed of it is the name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// A host of a route.

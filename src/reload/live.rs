@@ -172,6 +172,7 @@ fn ruling(
         rules: Arc::clone(&config.rules),
         routes: config.routes.clone(),
         legs_max: limits.legs,
+        sessions_max: limits.sessions,
         client_sessions_max: limits.sessions_per_client,
         listeners: fixed.manners(config, before),
         tls: certificate(config, before, now),

@@ -4,7 +4,7 @@
 //! names its recipients is found through them; the others are tried in order. The index only leaves out rules whose
 //! recipient condition cannot hold: `explain` walks all of them and arrives at the same decision.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::address::{Domain, Mailbox, ReversePath};
@@ -335,6 +335,24 @@ impl RuleSet {
             return false;
         }
         if recipient == target { route == DEFAULT_ROUTE } else { self.is_alias(target) }
+    }
+
+    /// The domains of ours in which targets are, each with the route that its mail goes by. Where that route has no hosts
+    /// the domain's MX decides, and that may be ourselves.
+    #[must_use]
+    pub fn domains_of_own_targets(&self) -> BTreeSet<(&str, &str)> {
+        let catch_alls = self.domains.iter().filter_map(|domain| domain.catch_all.as_ref());
+        let rules = self.rules.iter().chain(self.aliases.values().map(|alias| &alias.rule)).chain(catch_alls);
+        let of_rules = rules.flat_map(|rule| {
+            let to = rule.then.to.iter().map(|to| (to, to.route.as_deref().or(rule.then.route.as_deref())));
+            to.chain(rule.then.also.iter().map(|also| (also, also.route.as_deref())))
+        });
+        let named = self.targets.values().chain(self.domains.iter().filter_map(|domain| domain.role.as_ref()));
+        of_rules
+            .chain(named.map(|target| (target, target.route.as_deref())))
+            .filter(|(target, _)| self.is_ours(target.address.domain()))
+            .map(|(target, route)| (target.address.domain().as_str(), self.route_of(target, route)))
+            .collect()
     }
 
     /// The files that hold targets' addresses, as named, and the place that names each.

@@ -2,8 +2,8 @@
 //!
 //! [`Transaction`] is a machine that is handed each reply and says
 //! what comes next: wait, send the body, or done. With PIPELINING the whole envelope and DATA leave in one write,
-//! and the machine then reads one reply for each command, whatever the first ones said. With CHUNKING, which has to
-//! be wanted, the message leaves in one chunk behind an accepted RCPT, in as many round trips and without dots.
+//! and the machine then reads one reply for each command, whatever the first ones said. With CHUNKING, where it is
+//! wanted, the message leaves in one chunk behind an accepted RCPT, in as many round trips and without dots.
 //!
 //! A reply to no command means that the two sides no longer talk about the same thing: the session is not used again.
 //!
@@ -23,7 +23,7 @@ pub struct Capabilities {
     pub pipelining: bool,
     pub eight_bit_mime: bool,
     pub smtputf8: bool,
-    /// RFC 3030 was announced, and the route wants it. DATA is understood by everybody, BDAT not by all that announce it.
+    /// RFC 3030.
     pub chunking: bool,
     /// RFC 3461.
     pub dsn: bool,
@@ -43,6 +43,8 @@ pub enum Stage {
     Ehlo,
     /// STARTTLS, the handshake, and the first words inside it.
     Tls,
+    /// AUTH, where the route has a user.
+    Auth,
     /// RSET before a further transaction, too: it belongs to the transaction that it opens.
     Mail,
     Rcpt,
@@ -61,6 +63,7 @@ impl Stage {
             Stage::Banner => "banner",
             Stage::Ehlo => "ehlo",
             Stage::Tls => "tls",
+            Stage::Auth => "auth",
             Stage::Mail => "mail",
             Stage::Rcpt => "rcpt",
             Stage::Data => "data",
@@ -130,6 +133,8 @@ pub struct Order<'a> {
     pub utf8_header: bool,
     /// RFC 8689: REQUIRETLS is passed on where it is offered.
     pub require_tls: bool,
+    /// BDAT is wanted, where it is announced.
+    pub chunk: bool,
     /// Octets of the message before dot-stuffing.
     pub size: u64,
     /// What is passed on about notifications, where the server knows them.
@@ -251,7 +256,7 @@ impl Transaction {
         let mut transaction = Transaction {
             awaited: if session.needs_reset { Command::Rset } else { Command::Mail },
             pipelined: capabilities.pipelining,
-            chunk: capabilities.chunking.then_some(order.size),
+            chunk: (capabilities.chunking && order.chunk).then_some(order.size),
             held: VecDeque::new(),
             open: false,
             recipient_taken: false,
@@ -497,6 +502,7 @@ mod tests {
                 body: BodyType::SevenBit,
                 utf8_header: false,
                 require_tls: false,
+                chunk: false,
                 size: 1000,
                 dsn: Dsn::default(),
             }
@@ -556,6 +562,7 @@ mod tests {
         let mail = "MAIL FROM:<a@b> SIZE=1000/RCPT TO:<c@d>/";
         let chunk = "||BDAT 1000 LAST/1000 OCTETS|";
         let letter = envelope("a@b", "c@d");
+        let order = Order { chunk: true, ..letter.order() };
         for (replies, stage, then, reuse, reset) in [
             ("250 a\r\n250 b\r\n250 c\r\n", "dot", chunk, Reuse::Keep, false),
             ("250 a\r\n250 b\r\n554 c\r\n", "dot", chunk, Reuse::Keep, false),
@@ -565,20 +572,27 @@ mod tests {
             ("550 a\r\n250 b\r\n", "mail", "||", Reuse::Close, false),
         ] {
             let mut session = Session::new(Capabilities { chunking: true, ..ALL });
-            let (sent, verdict, reused) = play(&mut session, &letter.order(), replies);
+            let (sent, verdict, reused) = play(&mut session, &order, replies);
             assert_eq!(sent, format!("{mail}{then}"), "{replies:?}");
             assert_eq!((verdict.stage.as_str(), reused), (stage, reuse), "{replies:?}");
             assert_eq!(session.needs_reset, reset, "{replies:?}");
         }
         for replies in ["250 a\r\n250 b\r\n354 c\r\n", "250 a\r\n250 b\r\n502 c\r\n"] {
             let mut session = Session::new(Capabilities { chunking: true, ..ALL });
-            let (_, verdict, reuse) = play(&mut session, &letter.order(), replies);
+            let (_, verdict, reuse) = play(&mut session, &order, replies);
             assert!(matches!(verdict.answer, Answer::Garbled(_)), "{verdict:?}");
             assert_eq!(reuse, Reuse::Close);
         }
         let mut slow = Session::new(Capabilities { chunking: true, ..Capabilities::default() });
-        let (sent, ..) = play(&mut slow, &letter.order(), "250 a\r\n250 b\r\n250 c\r\n");
+        let (sent, ..) = play(&mut slow, &order, "250 a\r\n250 b\r\n250 c\r\n");
         assert_eq!(sent, "MAIL FROM:<a@b>/|RCPT TO:<c@d>/|BDAT 1000 LAST/1000 OCTETS|");
+        // Unwanted, or not announced, it is DATA.
+        for (chunk, chunking) in [(false, true), (true, false)] {
+            let mut session = Session::new(Capabilities { chunking, ..ALL });
+            let order = Order { chunk, ..letter.order() };
+            let (sent, ..) = play(&mut session, &order, "250 a\r\n250 b\r\n354 c\r\n250 d\r\n");
+            assert!(sent.ends_with("DATA/|||BODY|"), "{sent}");
+        }
     }
 
     #[test]

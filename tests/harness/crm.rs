@@ -4,7 +4,7 @@
 //! its sessions break) and up again on the same port. It is strict: a bare CR or LF from us is noted, and the next
 //! look at its mails fails the test.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -89,6 +89,7 @@ impl Shared {
 
 struct State {
     script: Script,
+    ear: Arc<dyn Fn(&str) + Send + Sync>,
     mails: Vec<Mail>,
     sessions: usize,
     /// Counts how often the server went down: a session of an earlier generation ends.
@@ -135,6 +136,7 @@ impl Crm {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let state = State {
             script: Arc::new(|_, _| None),
+            ear: Arc::new(|_| {}),
             mails: Vec::new(),
             sessions: 0,
             generation: 0,
@@ -161,6 +163,11 @@ impl Crm {
     /// Answers one stage with `reply`, all others with yes.
     pub fn answer(&self, at: Stage, reply: &'static str) {
         self.follow(move |stage, _| (stage == at).then(|| Answer::Say(reply.to_owned())));
+    }
+
+    /// Every command line from now on is told to `ear`.
+    pub fn hear(&self, ear: impl Fn(&str) + Send + Sync + 'static) {
+        self.shared.state().ear = Arc::new(ear);
     }
 
     /// Takes everything again.
@@ -278,7 +285,8 @@ struct Session {
     session: usize,
 }
 
-const EHLO: &str = "250-crm.example\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES";
+/// The usual answer to EHLO.
+pub const EHLO: &str = "250-crm.example\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 ENHANCEDSTATUSCODES";
 
 impl Session {
     fn run(&self, stream: TcpStream) -> io::Result<()> {
@@ -286,10 +294,12 @@ impl Session {
         let mut input = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
         let mut output = stream;
         self.answer(&mut output, Stage::Connect, "", "220 crm.example ESMTP stand-in")?;
-        let (mut mail, mut rcpts) = (None, Vec::new());
+        let (mut mail, mut rcpts, mut chunks) = (None, Vec::new(), Vec::new());
         loop {
             let Some(line) = self.line(&mut input)? else { return Ok(()) };
             let line = String::from_utf8_lossy(&line).into_owned();
+            let ear = Arc::clone(&self.shared.state().ear);
+            ear(&line);
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             match verb.as_str() {
                 "EHLO" => {
@@ -315,9 +325,22 @@ impl Session {
                         self.end(&mut output, mail.take().unwrap_or_default(), std::mem::take(&mut rcpts), bytes)?;
                     }
                 }
+                "BDAT" => {
+                    let mut words = line.split(' ').skip(1);
+                    let size: usize = words.next().and_then(|size| size.parse().ok()).expect("BDAT has a size");
+                    let mut chunk = vec![0; size];
+                    input.read_exact(&mut chunk)?;
+                    chunks.append(&mut chunk);
+                    if words.next().is_some() {
+                        let bytes = std::mem::take(&mut chunks);
+                        self.end(&mut output, mail.take().unwrap_or_default(), std::mem::take(&mut rcpts), bytes)?;
+                    } else {
+                        output.write_all(b"250 2.0.0 chunk\r\n")?;
+                    }
+                }
                 "RSET" => {
                     self.answer(&mut output, Stage::Rset, &line, "250 2.0.0 ok")?;
-                    (mail, rcpts) = (None, Vec::new());
+                    (mail, rcpts, chunks) = (None, Vec::new(), Vec::new());
                 }
                 "QUIT" => {
                     self.answer(&mut output, Stage::Quit, &line, "221 2.0.0 bye")?;

@@ -1,11 +1,14 @@
 //! Mail that comes in another frame, through the real daemon: in chunks, and behind a load balancer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::Value;
 
 use super::MESSAGE;
-use crate::harness::{Client, Crm, Daemon, Setup};
+use crate::harness::{Answer, Client, Crm, Daemon, Setup, Stage, crm};
 
 const BALANCED: &str = r#"
 [[listener]]
@@ -44,6 +47,44 @@ fn a_message_in_chunks_reaches_the_crm_byte_for_byte() {
         let mail = crm.mails().pop().unwrap();
         let sent = mail.bytes.strip_suffix(b"\r\n").filter(|_| !message.ends_with(b"\r\n")).unwrap_or(&mail.bytes);
         assert!(sent.ends_with(message), "chunks of {size}");
+    }
+}
+
+#[test]
+fn a_message_without_a_last_line_end_leaves_as_it_came_where_the_crm_takes_chunks() {
+    let small = b"Subject: x\r\n\r\n.dot\r\nno line end".to_vec();
+    let large = [&small[..], b"\r\n", &b"0123456789abcde\r\n".repeat(20_000), b"no line end"].concat();
+    let ended = [&small[..], b"\r\n"].concat();
+    // What the CRM announces, what the route says, the message; whether it arrives as it was, and by BDAT.
+    for (announced, chunking, message, exact, bdat) in [
+        (true, "auto", &small, true, true),
+        (true, "auto", &large, true, true),
+        (true, "auto", &ended, true, false),
+        (true, "on", &ended, true, true),
+        (true, "off", &small, false, false),
+        (false, "auto", &small, false, false),
+    ] {
+        let crm = Crm::start();
+        let chunks = Arc::new(AtomicBool::new(false));
+        if announced {
+            let ehlo = format!("{}\r\n250 CHUNKING", crm::EHLO.replace("250 ENH", "250-ENH"));
+            crm.follow(move |stage, _| (stage == Stage::Ehlo).then(|| Answer::Say(ehlo.clone())));
+        }
+        let seen = Arc::clone(&chunks);
+        crm.hear(move |line| seen.store(seen.load(Relaxed) || line.starts_with("BDAT "), Relaxed));
+        let site = Setup::new(crm.address()).site();
+        site.reconfigure("concurrency = 5", &format!("concurrency = 5\nchunking = \"{chunking}\""));
+        let daemon = site.start();
+        let mut client = Client::connect(daemon.smtp);
+        for command in ["MAIL FROM:<client@example.org>", "RCPT TO:<aide@solarmora.com>"] {
+            assert_eq!(client.say(command).code, 250);
+        }
+        client.send(&[format!("BDAT {} LAST\r\n", message.len()).as_bytes(), message].concat()).unwrap();
+        let id = client.reply().queued_as();
+        daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+        let case = format!("{announced} {chunking} {} octets", message.len());
+        assert_eq!(crm.mails()[0].bytes.ends_with(message), exact, "{case}");
+        assert_eq!(chunks.load(Relaxed), bdat, "{case}");
     }
 }
 

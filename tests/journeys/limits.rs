@@ -47,6 +47,22 @@ fn a_message_has_at_most_so_many_legs() {
     assert!(daemon.rows(&["queue", "list"]).is_empty());
 }
 
+#[test]
+fn there_are_at_most_so_many_sessions_at_one_time() {
+    let crm = Crm::start();
+    let daemon = Setup::new(crm.address()).more("[limits]\nsessions = 3").start();
+    let mut open: Vec<Client> = (0..3).map(|_| Client::connect(daemon.smtp)).collect();
+    let mut one_more = Client::try_raw(daemon.smtp).unwrap();
+    let reply = one_more.reply();
+    assert_eq!((reply.code, reply.text.as_str()), (421, "4.7.0 too many connections, try again later"));
+    assert!(one_more.is_closed());
+    for client in &mut open {
+        assert_eq!(client.deliver("client@example.org", &["aide@solarmora.com"], b"x\r\n").code, 250);
+    }
+    assert_eq!(open.pop().unwrap().say("QUIT").code, 221);
+    wait_for("the place of the one that left", || Client::try_connect(daemon.smtp).ok());
+}
+
 /// The daemon stands still while the client speaks, so that its words are there before the banner. Nevertheless the
 /// daemon may look a moment before its runtime has seen them: about once in two hundred times it greets. What is wanted
 /// is that it never does.

@@ -17,7 +17,7 @@ use mail_auth::{AuthenticatedMessage, DkimOutput, DkimResult, MessageAuthenticat
 
 use super::spf::{self, Request};
 use super::{ArcVerdict, AuthReport, DkimVerdict, PtrVerdict, Word};
-use crate::address::ReversePath;
+use crate::address::{Domain, ReversePath};
 use crate::clock::Timestamp;
 use crate::dns::{self, Budget, Deadline, Dns, DnsError};
 use crate::message::Header;
@@ -277,7 +277,9 @@ async fn ptr_check(wanted: bool, dns: &dyn Dns, ip: IpAddr) -> Option<PtrVerdict
         Err(error) => return Some(PtrVerdict { result: failure(error), name: None }),
     };
     let mut result = Word::Fail;
-    for name in names.iter().take(PTR_NAMES_MAX) {
+    // What is no host name, brackets and quotes among it, would be read as something else where we write it.
+    let is_host = |name: &&String| Domain::parse(name).is_ok_and(|domain| !domain.is_literal());
+    for name in names.iter().filter(is_host).take(PTR_NAMES_MAX) {
         match dns.addresses(name, ip).await {
             Ok(addresses) if addresses.contains(&ip) => {
                 return Some(PtrVerdict { result: Word::Pass, name: Some(name.clone()) });

@@ -177,4 +177,4 @@ impl GiveBack for GiveBackTo {
 }
 
 // Above it the writer begins the log anew itself; a longer log makes every read and the next start slower.
-const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -466,6 +466,34 @@ async fn the_book_of_commands_keeps_the_newest() {
     assert_eq!(kept, [(4, Some("done".to_owned())), (3, None), (2, None)]);
 }
 
+#[tokio::test]
+async fn the_log_begins_anew_above_its_limit_and_not_at_it() {
+    let store = Fixture::new(Mode::Inline);
+    let log = || std::fs::metadata(store.dir.path().join("queue.db-wal")).unwrap().len();
+    let pages = shared::LOG_BYTES_MAX / schema::PAGE_SIZE as u64;
+    let _ = store.commit(message(1), vec![leg(1)]).await.unwrap();
+    let before = log();
+    store.shared.set_log_pages(pages);
+    let _ = store.commit(message(2), vec![leg(1)]).await.unwrap();
+    assert!(log() > before && store.shared.log_pages.load(Ordering::Relaxed) == pages, "at the limit it grows");
+    store.shared.set_log_pages(pages + 1);
+    let _ = store.commit(message(3), vec![leg(1)]).await.unwrap();
+    let longest = log();
+    for n in 4..10 {
+        let _ = store.commit(message(n), vec![leg(1)]).await.unwrap();
+        assert_eq!(log(), longest, "it is written over from its beginning");
+    }
+    store.assert_balance().await;
+}
+
+#[tokio::test]
+async fn what_requires_tls_is_read_back_so() {
+    let store = Fixture::new(Mode::Inline);
+    let needs = NewMessage { require_tls: true, ..message(1) };
+    let _ = store.commit(needs, vec![leg(1)]).await.unwrap();
+    assert!(store.claim("crm", NOW, 9).await.unwrap()[0].require_tls);
+}
+
 #[test]
 fn two_daemons_on_one_queue_are_refused() {
     let store = Fixture::new(Mode::Threaded);
