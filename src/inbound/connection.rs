@@ -229,7 +229,8 @@ where
                     head: &head,
                     at: self.inbound.clock.now(),
                 };
-                self.inbound.last_dot(&self.ruling, arrived, body).await
+                // In a box of its own: what a message needs on its way an idle session must not hold ready.
+                Box::pin(self.inbound.last_dot(&self.ruling, arrived, body)).await
             }
         };
         trip("session-queued");
