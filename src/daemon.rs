@@ -390,6 +390,7 @@ fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) ->
                 events::route_standing(&route, still);
             }
             events::data_free(for_gauges.free_bytes());
+            events::readiness(for_gauges.readiness().is_ok());
         }),
         ready: Box::new(move || match taking.is_draining() {
             true => Err("draining".to_owned()),

@@ -88,6 +88,17 @@ fn describe() {
     describe_histogram!("pointsman_commit_batch_messages", "Messages in one group commit");
     describe_counter!("pointsman_panics_total", "Panics that were contained, by the part of the daemon");
     describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
+    describe_counter!("pointsman_tls_handshakes_total", "TLS handshakes with clients by version, or failed");
+    describe_gauge!(
+        "pointsman_tls_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When the certificate in use expires"
+    );
+    describe_counter!("pointsman_dns_total", "Questions to DNS past our cache, by what came of them");
+    describe_counter!("pointsman_auth_total", "Checks of SPF, DKIM, DMARC, ARC and PTR by result");
+    describe_counter!("pointsman_dmarc_at_risk_total", "Legs that will fail DMARC at the next hop");
+    describe_gauge!("pointsman_ready", "1 while new mail can be taken");
+    describe_counter!("pointsman_store_failures_total", "Times that the queue could not be written");
     describe_gauge!("pointsman_build_info", "1, with the version as a label");
 }
 
