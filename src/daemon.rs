@@ -120,7 +120,7 @@ impl Daemon {
         write_addresses(&config.data, &addresses, admin_address)?;
         tasks.push(tokio::spawn(supervisor::keep_alive()));
         events::serving(&format!("{addresses:?}"), admin_address);
-        supervisor::ready("taking mail");
+        supervisor::ready("serving");
         let (data, listeners) = (config.data, addresses);
         Ok(Daemon { inbound, outbound, store, tasks, ending, data, listeners, admin: admin_address })
     }
@@ -390,7 +390,6 @@ fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) ->
                 events::route_standing(&route, still);
             }
             events::data_free(for_gauges.free_bytes());
-            events::readiness(for_gauges.readiness().is_ok());
         }),
         ready: Box::new(move || match taking.is_draining() {
             true => Err("draining".to_owned()),
