@@ -21,8 +21,15 @@ use crate::harness::{Certificates, Client, Crm, Setup, has, program, run, wait_f
 const SECRETS: [&str; 3] = ["fullchain.pem", "key.pem", "srs.key"];
 
 /// The documents whose paths must exist.
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "CHANGELOG.md", "docs/rules.md", "docs/operating.md", "tests/README.md", "tests/dialogs/README.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/getting-started.md",
+    "docs/rules.md",
+    "docs/operating.md",
+    "tests/README.md",
+    "tests/dialogs/README.md",
+];
 
 #[test]
 fn the_deployed_configuration_with_the_example_rules_has_no_findings() {
@@ -99,6 +106,58 @@ fn in_section(lines: &[&str], at: usize, heading: &str) -> bool {
 fn sources_of_keys() -> Vec<PathBuf> {
     let entries = fs::read_dir(root().join("src/config")).unwrap();
     entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("tests.rs")).collect()
+}
+
+#[test]
+fn every_worked_example_loads_and_its_tests_pass() {
+    let mut examples = 0;
+    for entry in fs::read_dir(root().join("rules")).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.is_dir() {
+            continue;
+        }
+        examples += 1;
+        let (report, summary) = check(&folder.join("pointsman.toml"), true);
+        assert!(report.is_empty(), "{}", report.render(false));
+        let text = fs::read_to_string(folder.join("rules.toml")).unwrap();
+        let tests = text.matches("[[test]]").count();
+        assert!(tests > 1, "{}: an example shows how it is tested, too", folder.display());
+        assert_eq!(summary.expect("it loads").counts.tests, tests, "{}", folder.display());
+        let named = format!("rules/{}", folder.file_name().unwrap().to_str().unwrap());
+        assert!(readme().contains(&named) || started().contains(&named), "neither README nor docs name {named}");
+    }
+    assert_eq!(examples, 5);
+}
+
+#[test]
+fn the_steps_show_the_records_that_dns_prints() {
+    let shown = fenced(&started(), "dns");
+    let examples = ["behind-the-host", "one-alias", "mail-host"];
+    assert_eq!(shown.len(), examples.len());
+    for (example, shown) in examples.iter().zip(shown) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["pointsman.toml", "rules.toml"] {
+            let text = fs::read_to_string(root().join("rules").join(example).join(name)).unwrap();
+            // A key that this machine has would be printed.
+            let text = text.replace("\nrules ", "\ndata = \"data\"\nrules ");
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        // It ends with 1, because there is no key yet.
+        let printed = Command::new(program())
+            .args(["dns", "--config", "pointsman.toml"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        if *example == "behind-the-host" {
+            // No MX is moved in this step.
+            let other: Vec<&str> = shown.lines().filter(|line| !printed.lines().any(|l| l == *line)).collect();
+            assert_eq!(other, Vec::<&str>::new());
+            assert!(shown.contains("srs.solarmora.com.\tIN\tMX") && !shown.contains("\nsolarmora.com.\tIN\tMX"));
+        } else {
+            assert_eq!(shown, printed, "docs/getting-started.md shows other records for rules/{example}");
+        }
+    }
 }
 
 #[test]
@@ -229,8 +288,9 @@ fn the_reference_of_the_rules_shows_what_holds() {
 
 #[test]
 fn the_readme_s_commands_exist() {
-    let commands = commands(&readme());
-    assert!(commands.len() > 15, "the README's commands were not found: {commands:?}");
+    let mut commands = commands(&readme());
+    commands.extend(self::commands(&started()));
+    assert!(commands.len() > 25, "the README's commands were not found: {commands:?}");
     for command in commands {
         let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
         // `--help` at the end: everything before it must be known.
@@ -297,6 +357,10 @@ fn shell(folder: &Path, line: &str) -> String {
     let program = program.parent().expect("the program is in a folder");
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
     run(Command::new("sh").args(["-c", line]).current_dir(folder).env("PATH", path))
+}
+
+fn started() -> String {
+    fs::read_to_string(root().join("docs/getting-started.md")).unwrap()
 }
 
 fn readme() -> String {
