@@ -113,7 +113,7 @@ impl Daemon {
         write_addresses(&data, &addresses, admin_address)?;
         tasks.push(tokio::spawn(supervisor::keep_alive()));
         events::serving(&format!("{addresses:?}"), admin_address);
-        supervisor::ready("taking mail");
+        supervisor::ready("serving");
         let listeners = addresses;
         Ok(Daemon { inbound, outbound, store, tasks, ending, data, listeners, admin: admin_address })
     }

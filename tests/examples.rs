@@ -4,12 +4,13 @@
 //! Files that an example names (a certificate, a key) are created beside a copy of it, with the mode that a deployed
 //! secret has.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pointsman::config::check;
+use pointsman::config::{Config, check};
 use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -20,9 +21,10 @@ use crate::harness::{Certificates, Client, Crm, Setup, has, program, run, wait_f
 const SECRETS: [&str; 3] = ["fullchain.pem", "key.pem", "srs.key"];
 
 /// The documents whose paths must exist.
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
+    "docs/getting-started.md",
     "docs/rules.md",
     "docs/spam.md",
     "docs/operating.md",
@@ -46,6 +48,117 @@ fn the_deployed_configuration_with_the_example_rules_has_no_findings() {
     let last: Value = serde_json::from_str(said.lines().last().expect("a summary")).unwrap();
     assert_eq!((&last["errors"], &last["warnings"]), (&0.into(), &0.into()));
     assert_eq!(last["inert"], Value::from(summary.inert));
+}
+
+#[test]
+fn the_deployed_configuration_has_every_key_and_says_the_truth_of_defaults() {
+    let folder = deployed();
+    let main = folder.path().join("pointsman.toml");
+    let text = fs::read_to_string(&main).unwrap();
+    let key = Regex::new(r"^(?:# )?([a-z][a-z-]*) *= ").unwrap();
+    let shown: BTreeSet<String> =
+        text.lines().filter_map(|line| key.captures(line)).map(|found| found[1].to_owned()).collect();
+    let taken = Regex::new(r#"\b(?:take|require|is_on)\(\s*"([a-z-]+)""#).unwrap();
+    let mut keys = BTreeSet::new();
+    for file in sources_of_keys() {
+        let source = fs::read_to_string(file).unwrap();
+        let source = source.split("#[cfg(test)]").next().unwrap();
+        keys.extend(taken.captures_iter(source).map(|found| found[1].to_owned()));
+    }
+    assert!(keys.len() > 40, "the keys were not found: {keys:?}");
+    let missing: Vec<_> = keys.difference(&shown).collect();
+    assert!(missing.is_empty(), "deploy/pointsman.toml does not show: {missing:?}");
+
+    let loaded = |text: &str| {
+        fs::write(&main, text).unwrap();
+        Config::load(&main).ok().map(|(config, _)| resolved(&config))
+    };
+    let whole = loaded(&text).expect("it loads");
+    let lines: Vec<&str> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| key.is_match(line)) {
+        let (written, reason) = line.split_once("  # ").unwrap_or((line, ""));
+        if line.starts_with('#') {
+            continue;
+        }
+        let without: Vec<&str> = lines.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, l)| *l).collect();
+        let same = loaded(&without.join("\n")).as_ref() == Some(&whole);
+        let says_default = reason.trim_start().starts_with("default:");
+        // What is not built yet is the same with and without.
+        let inert = written.contains("ceiling") || written.contains("profile") || in_section(&lines, at, "[spam]");
+        assert!(same == says_default || inert, "deploy/pointsman.toml:{}: {line}", at + 1);
+        assert!(!says_default || reason.len() > "default: ".len() + 5, "{line}: why?");
+    }
+}
+
+/// All that the configuration came to, but the rules' contents.
+fn resolved(config: &Config) -> String {
+    let c = config;
+    let session = (&c.hostname, &c.data, &c.listeners, &c.upstream, &c.auth, &c.dns_servers, &c.tls, &c.limits);
+    let rest = (&c.routes, &c.queue, &c.retention, &c.admin, &c.log, &c.srs, &c.dkim, &c.rule_files, &c.inert);
+    format!("{session:?} {rest:?} {}", c.rules.hash())
+}
+
+/// Whether the line stands under this heading.
+fn in_section(lines: &[&str], at: usize, heading: &str) -> bool {
+    lines[..at].iter().rfind(|line| line.starts_with('[')).is_some_and(|line| line.starts_with(heading))
+}
+
+/// Where keys of the configuration are read.
+fn sources_of_keys() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("src/config")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("tests.rs")).collect()
+}
+
+#[test]
+fn every_worked_example_loads_and_its_tests_pass() {
+    let mut examples = 0;
+    for entry in fs::read_dir(root().join("rules")).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.is_dir() {
+            continue;
+        }
+        examples += 1;
+        let (report, summary) = check(&folder.join("pointsman.toml"), true);
+        assert!(report.is_empty(), "{}", report.render(false));
+        let text = fs::read_to_string(folder.join("rules.toml")).unwrap();
+        let tests = text.matches("[[test]]").count();
+        assert!(tests > 1, "{}: an example shows how it is tested, too", folder.display());
+        assert_eq!(summary.expect("it loads").counts.tests, tests, "{}", folder.display());
+        let named = format!("rules/{}", folder.file_name().unwrap().to_str().unwrap());
+        assert!(readme().contains(&named) || started().contains(&named), "neither README nor docs name {named}");
+    }
+    assert_eq!(examples, 5);
+}
+
+#[test]
+fn the_steps_show_the_records_that_dns_prints() {
+    let shown = fenced(&started(), "dns");
+    let examples = ["behind-the-host", "one-alias", "mail-host"];
+    assert_eq!(shown.len(), examples.len());
+    for (example, shown) in examples.iter().zip(shown) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["pointsman.toml", "rules.toml"] {
+            let text = fs::read_to_string(root().join("rules").join(example).join(name)).unwrap();
+            // A key that this machine has would be printed.
+            let text = text.replace("\nrules ", "\ndata = \"data\"\nrules ");
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        // It ends with 1, because there is no key yet.
+        let printed = Command::new(program())
+            .args(["dns", "--config", "pointsman.toml"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        if *example == "behind-the-host" {
+            // No MX is moved in this step.
+            let other: Vec<&str> = shown.lines().filter(|line| !printed.lines().any(|l| l == *line)).collect();
+            assert_eq!(other, Vec::<&str>::new());
+            assert!(shown.contains("srs.solarmora.com.\tIN\tMX") && !shown.contains("\nsolarmora.com.\tIN\tMX"));
+        } else {
+            assert_eq!(shown, printed, "docs/getting-started.md shows other records for rules/{example}");
+        }
+    }
 }
 
 #[test]
@@ -190,8 +303,9 @@ fn the_reference_of_the_rules_shows_what_holds() {
 
 #[test]
 fn the_readme_s_commands_exist() {
-    let commands = commands(&readme());
-    assert!(commands.len() > 15, "the README's commands were not found: {commands:?}");
+    let mut commands = commands(&readme());
+    commands.extend(self::commands(&started()));
+    assert!(commands.len() > 25, "the README's commands were not found: {commands:?}");
     for command in commands {
         let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
         // `--help` at the end: everything before it must be known.
@@ -221,6 +335,9 @@ fn deployed() -> TempDir {
     fs::create_dir(folder.path().join("rules")).unwrap();
     for entry in fs::read_dir(root().join("rules")).unwrap() {
         let from = entry.unwrap().path();
+        if from.is_dir() {
+            continue;
+        }
         let to = folder.path().join("rules").join(from.file_name().unwrap());
         fs::copy(&from, &to).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
@@ -255,6 +372,10 @@ fn shell(folder: &Path, line: &str) -> String {
     let program = program.parent().expect("the program is in a folder");
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
     run(Command::new("sh").args(["-c", line]).current_dir(folder).env("PATH", path))
+}
+
+fn started() -> String {
+    fs::read_to_string(root().join("docs/getting-started.md")).unwrap()
 }
 
 fn readme() -> String {

@@ -10,6 +10,8 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
+use crate::events;
+
 /// What the endpoints need to know.
 pub struct Health {
     pub metrics: Metrics,
@@ -40,6 +42,7 @@ fn ready(health: &Health) -> (StatusCode, String) {
 
 fn metrics(health: &Health) -> impl IntoResponse + use<> {
     (health.refresh)();
+    events::readiness((health.ready)().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.metrics.0.render())
 }
 
@@ -92,6 +95,17 @@ fn describe() {
     describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
     describe_counter!("pointsman_reloads_total", "Configurations that were to be taken, by what became of them");
     describe_gauge!("pointsman_config_stale", "1 while what serves is not what the files on the disk say");
+    describe_counter!("pointsman_tls_handshakes_total", "TLS handshakes with clients by version, or failed");
+    describe_gauge!(
+        "pointsman_tls_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When the certificate in use expires"
+    );
+    describe_counter!("pointsman_dns_total", "Questions to DNS past our cache, by what came of them");
+    describe_counter!("pointsman_auth_total", "Checks of SPF, DKIM, DMARC, ARC and PTR by result");
+    describe_counter!("pointsman_dmarc_at_risk_total", "Legs that will fail DMARC at the next hop");
+    describe_gauge!("pointsman_ready", "1 while new mail can be taken");
+    describe_counter!("pointsman_store_failures_total", "Times that the queue could not be written");
     describe_gauge!("pointsman_build_info", "1, with the version as a label");
 }
 

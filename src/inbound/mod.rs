@@ -214,6 +214,7 @@ pub struct Parts {
 impl Inbound {
     #[must_use]
     pub fn new(parts: Parts, ruling: Ruling) -> Arc<Inbound> {
+        ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
         Arc::new(Inbound {
             clock: parts.clock,
             chance: parts.chance,
@@ -341,4 +342,6 @@ impl Drop for SessionOpen<'_> {
     }
 }
 
+/// Rules that the metrics show before they ever applied. Who has more has them from a machine, and pays for each series.
+const RULES_SHOWN_MAX: usize = 1_000;
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
