@@ -25,5 +25,6 @@ mod requiretls;
 mod relay_probes;
 mod auth;
 mod faults;
+mod fuzz;
 mod mx;
 mod telling;
