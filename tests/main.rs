@@ -28,6 +28,7 @@ mod hostile;
 mod auth;
 mod spam;
 mod faults;
+mod fuzz;
 mod mx;
 mod reload;
 mod telling;
