@@ -129,6 +129,7 @@ fn assert_leaves_as_lines(command: &Command) {
         body,
         utf8_header: parameters.smtputf8,
         require_tls: parameters.require_tls,
+        chunk: false,
         size: 7,
         dsn,
     };

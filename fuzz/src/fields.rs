@@ -46,7 +46,7 @@ pub fn check(data: &[u8]) {
     assert_received(&received, &helo, &recipient, ip);
 
     let target = Mailbox::parse("case@crm.example").expect("it is an address");
-    let leg = String::from_utf8(stamp::leg_prefix(&recipient, &target)).expect("what came in was UTF-8");
+    let leg = String::from_utf8(stamp::leg_prefix(&recipient, &target, "")).expect("what came in was UTF-8");
     let lines: Vec<&str> = leg.split_terminator("\r\n").collect();
     let same = recipient == target;
     assert!(if same { lines.is_empty() } else { lines.len() == 2 }, "{leg:?}");

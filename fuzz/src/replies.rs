@@ -101,6 +101,7 @@ fn lead(session: &mut Session, replies: &mut impl Iterator<Item = Reply>) -> boo
         body,
         utf8_header: false,
         require_tls: false,
+        chunk: false,
         size: 7,
         dsn: Dsn::default(),
     };

@@ -10,6 +10,7 @@ use pointsman::reply::NOT_OURS;
 use pointsman::rules::{
     AuthFacts, Consideration, Decision, Fact, Facts, LegKind, RuleSet, Surroundings, Verdict, parse,
 };
+use pointsman::spam::Bands;
 
 use super::input::Input;
 
@@ -19,14 +20,15 @@ pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(input.rest()) else { return };
     let (Some(rules), report) = read(&[text]) else { return };
     assert_eq!(report.errors(), 0);
-    drop(rules.run_tests());
+    drop(rules.run_tests(&Bands::default()));
 
     let sender = ReversePath::parse(sender).unwrap_or(ReversePath::Null);
     let strict = read(&[REJECT_ALL, text]).0;
     let named = rules.rule_names().chain([recipient]).filter_map(|name| Mailbox::parse(name).ok());
     for recipient in named.chain(rules.postmaster()).take(RECIPIENTS_MAX) {
         let client = Some("192.0.2.7".parse().expect("it is an address"));
-        let facts = Facts { recipient: &recipient, sender: &sender, client, helo: Some(helo), auth: Fact::Unknown };
+        let (auth, score) = (Fact::Unknown, Fact::Unknown);
+        let facts = Facts { recipient: &recipient, sender: &sender, client, helo: Some(helo), auth, score };
         assert_decisions(&rules, &facts, text);
         if let Some(strict) = strict.as_ref().filter(|_| !is_role(&recipient)) {
             // A reject wins over whatever else applies.
@@ -44,7 +46,8 @@ fn read(texts: &[&str]) -> (Option<RuleSet>, Report) {
     };
     let sources: Vec<Arc<Source>> =
         texts.iter().enumerate().map(|(n, text)| Source::new(format!("{n}.toml"), *text)).collect();
-    let surroundings = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &file };
+    let surroundings =
+        Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &file };
     let mut report = Report::default();
     let parsed = parse(&sources, &surroundings, &mut report);
     assert_eq!(parsed.is_none(), report.errors() > 0);
@@ -67,11 +70,12 @@ fn assert_decisions(rules: &RuleSet, before: &Facts<'_>, text: &str) {
     // Enough of them is enough.
     let words = &words[words.len().saturating_sub(WORDS_MAX)..];
     let mut refusals = 0;
-    let all = words.len().pow(4);
+    let all = words.len().pow(4) * SCORES.len();
     for n in 0..all {
         let word = |check: u32| words[n / words.len().pow(check) % words.len()];
         let auth = AuthFacts { spf: word(0), dkim: word(1), dmarc: word(2), arc: word(3) };
-        let facts = Facts { auth: Fact::Known(auth), ..before.clone() };
+        let score = SCORES[n / words.len().pow(4)];
+        let facts = Facts { auth: Fact::Known(auth), score: Fact::Known(score), ..before.clone() };
         let after = rules.decide(&facts);
         refusals += usize::from(matches!(after.verdict, Verdict::Reject(_)));
         match &at_rcpt.verdict {
@@ -92,7 +96,8 @@ fn assert_decisions(rules: &RuleSet, before: &Facts<'_>, text: &str) {
             assert!(!explanation.render().is_empty());
         }
     }
-    let complete = words.len() < WORDS_MAX;
+    // A bound of the score may lie between those that were tried, and a key may be written with escapes.
+    let complete = words.len() < WORDS_MAX && !text.contains("score") && !text.contains('\\');
     assert!(at_rcpt.verdict != Verdict::Undecided || refusals < all || !complete, "{recipient} can be refused at RCPT");
 }
 
@@ -127,4 +132,6 @@ fn is_role(recipient: &Mailbox) -> bool {
 const REJECT_ALL: &str = "[[rule]]\nname = 'the first rule'\ncontinue = true\nreject = 'no'\n";
 const WORDS: &[&str] = &["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
 const WORDS_MAX: usize = 4;
+/// Below all bounds that are likely, between them, above them.
+const SCORES: [Option<f64>; 3] = [None, Some(5.0), Some(100.0)];
 const RECIPIENTS_MAX: usize = 6;

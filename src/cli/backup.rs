@@ -226,7 +226,7 @@ impl Bar {
 
     fn show(&mut self, progress: Progress) {
         let Progress { part, done, total } = progress;
-        let percent = if total == 0 { 100 } else { done * 100 / total };
+        let percent = (done * 100).checked_div(total).unwrap_or(100);
         if !self.shown || self.last == (part, percent) {
             return;
         }

@@ -27,6 +27,7 @@ pub mod schedule;
 pub mod sqlite;
 
 pub use body::{BodyReader, BodyWriter, StoredBody};
+#[cfg(feature = "daemon")]
 pub(crate) use queued::GiveBack;
 pub use queued::Queued;
 

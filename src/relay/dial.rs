@@ -796,7 +796,7 @@ mod tests {
             let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
             let login = Some(Login { user: "judy".to_owned(), password: "pw".to_owned() });
             let route = Route { tls: TlsMode::Verify, ca: Some(authority.ca()), login, ..route_to(host.clone()) };
-            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]);
             let got = match dial.dial(&route, &host, "mx.example", Demand::Usual).await {
                 Ok(_) => "taken".to_owned(),
                 Err(error) => format!("{}: {}", error.verdict.stage, crate::relay::outcome::words(&error.verdict)),
@@ -810,7 +810,7 @@ mod tests {
         let login = Some(Login { user: "judy".to_owned(), password: "pw".to_owned() });
         assert_eq!(format!("{:?}", login.as_ref().unwrap()), "Login { user: \"judy\", .. }");
         let route = Route { tls: TlsMode::Opportunistic, login, ..route_to(host.clone()) };
-        let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+        let dial = TcpDial::new(Timeouts::rfc5321(), [&route]);
         let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert!(matches!(&error.verdict.answer, Answer::Tls(why) if why.contains("inside TLS")), "{error:?}");
     }

@@ -40,7 +40,7 @@ pub struct RuleSet {
 pub(super) type AuthWords = [Vec<&'static str>; 4];
 
 /// A domain of ours.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct OurDomain {
     pub name: Domain,
     pub role: Option<Target>,
@@ -50,7 +50,7 @@ pub(super) struct OurDomain {
     pub plus_strip: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Alias {
     pub rule: Rule,
     pub plus_strip: bool,

@@ -15,7 +15,9 @@ mod client;
 mod header;
 mod body;
 pub mod builtin;
+#[cfg(feature = "daemon")]
 pub mod blocklist;
+#[cfg(feature = "daemon")]
 pub mod rspamd;
 
 /// One thing that speaks for spam, or with negative points against it.
@@ -164,6 +166,7 @@ impl Band {
 }
 
 /// Who makes the score.
+#[cfg(feature = "daemon")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Engine {
     Builtin,
@@ -194,6 +197,7 @@ impl OnError {
 }
 
 /// `[spam]`.
+#[cfg(feature = "daemon")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub engine: Engine,

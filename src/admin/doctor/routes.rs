@@ -69,7 +69,7 @@ async fn hosts(subject: &Subject, dns: &dyn Dns, route: &Route, target: &Mailbox
     let reach = if route.private_networks { Reach::Private } else { Reach::Public };
     let names = [subject.hostname.clone()];
     let us = Us { names: &names, addresses: &[] };
-    let looked = lookup::destinations(target.domain(), us, reach, 0, dns);
+    let looked = lookup::destinations(target.domain(), us, reach, route.family, 0, dns);
     match tokio::time::timeout(LOOKUP_WAIT, looked).await {
         Ok(Ok(found)) => {
             let host = |to: Destination| Host { name: to.name, port: route.port, addresses: to.addresses };
