@@ -40,6 +40,7 @@ mod lane;
 mod lanes;
 mod hosts;
 mod notify;
+mod strays;
 mod worker;
 
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod tests;
 
 use lane::{Desk, LOOK_MAX};
 use lanes::Lanes;
+pub use strays::no_such_route;
 
 /// What the administrator chose for the way out.
 #[derive(Clone, Debug)]
@@ -138,7 +140,7 @@ impl Outbound {
         for route in routes {
             outbound.open(&mut feeders, route);
         }
-        feeders.tasks.spawn(watched(hold_strays(shared, outbound.stop.subscribe()), outbound.faulted.clone()));
+        feeders.tasks.spawn(watched(strays::hold_strays(shared, outbound.stop.subscribe()), outbound.faulted.clone()));
         drop(feeders);
         outbound
     }
@@ -552,50 +554,6 @@ async fn recalled(recalls: &mut Option<mpsc::Receiver<Recall>>) -> Option<Recall
     }
 }
 
-/// Holds the legs of routes that the configuration does not have (any more), so that they do not lie unseen.
-async fn hold_strays(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Instant>>) {
-    loop {
-        match shared.ports.store.next_due().await {
-            Ok(dues) => {
-                let ways = shared.ways();
-                for (route, due) in dues {
-                    if !ways.routes.contains_key(&route) && due <= shared.now() {
-                        hold_route(&shared, &route).await;
-                    }
-                }
-            }
-            Err(error) => events::outbound_store_failed("", "next due", &error),
-        }
-        tokio::select! {
-            _ = stop.changed() => return,
-            () = shared.strays.notified() => {}
-            () = sleep(LOOK_MAX) => {}
-        }
-    }
-}
-
-async fn hold_route(shared: &Shared, route: &str) {
-    let detail = no_such_route(route);
-    loop {
-        let now = shared.now();
-        let legs = match shared.ports.store.claim(route, now, STRAYS_AT_ONCE).await {
-            Ok(legs) => legs,
-            Err(error) => return events::outbound_store_failed(route, "claim", &error),
-        };
-        let settlements = legs.iter().map(|leg| hold(leg, now, Reason::Route, &detail)).collect();
-        worker::settle(shared, route, &legs, settlements, || false).await;
-        if legs.len() < STRAYS_AT_ONCE {
-            return;
-        }
-    }
-}
-
-/// Why a leg of a route that is gone is held: whoever brings the route back finds its legs by it.
-#[must_use]
-pub fn no_such_route(route: &str) -> String {
-    format!("the configuration has no route `{route}`")
-}
-
 /// A leg that waits an hour for an administrator to mend the configuration; a probe ends. No attempt was made.
 fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlement {
     let (state, reason) = match leg.errand {
@@ -623,7 +581,6 @@ const STORE_WAIT: Duration = Duration::from_secs(5);
 const STORE_WAIT_MIN: Duration = Duration::from_secs(1);
 /// An administrator mends a configuration in hours, not in minutes.
 const CONFIGURATION_WAIT: Duration = Duration::from_secs(60 * 60);
-const STRAYS_AT_ONCE: usize = 100;
 /// What a transaction may take at the longest by RFC 5321 §4.5.3.2, all its waits together.
 const LEAVE_MAX: Duration = Duration::from_secs(60 * 60);
 /// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
