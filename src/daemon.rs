@@ -11,42 +11,35 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::address::Mailbox;
 use crate::admin::control::{self, Control};
 use crate::admin::drain::{End, Ending};
 use crate::admin::http::{self, Health, Metrics};
 use crate::admin::pause;
 use crate::admin::probe::Door;
-use crate::auth::key_file::{self, Found};
-use crate::auth::sign::Signer;
-use crate::auth::verify::Checker;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Config, KeyPlace, Listener};
+use crate::config::{Config, Listener};
 use crate::contain::{contain, supervise, trip};
-use crate::dns::Dns;
-use crate::dns::cache::Cache;
-use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
-use crate::inbound::{Inbound, Parts, Ruling};
+use crate::inbound::{self, Inbound, Ruling};
 use crate::listen::{self, Inherited};
-use crate::outbound::{self, Outbound, Ports};
+use crate::outbound::{self, Outbound, Ports, Ways};
 use crate::queue::handover::Handover;
 use crate::queue::sqlite::{self, Filter, MessageRow, Mode, Observer, SqliteStore};
 use crate::queue::{Reason, State, Store};
-use crate::relay::dial::{TcpDial, Timeouts};
-use crate::smtp::settings::Settings;
+use crate::reload::live::{self, Fixed};
+use crate::reload::start::Chosen;
+use crate::reload::{self, Keeper};
 use crate::supervisor;
-use crate::tls::{self, ListenerTls};
 
 /// A running daemon.
 pub struct Daemon {
     inbound: Arc<Inbound>,
-    outbound: Outbound,
+    outbound: Arc<Outbound>,
     store: Arc<SqliteStore>,
     tasks: Vec<JoinHandle<()>>,
     ending: Arc<Ending>,
@@ -60,68 +53,67 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the queue and the ports, and starts to serve. Must be called inside a tokio runtime. Where it fails nothing
     /// was accepted. `inherited` are the sockets that a service manager holds for us.
-    pub async fn start(config: Config, clock: Arc<dyn Clock>, inherited: Inherited) -> anyhow::Result<Daemon> {
+    pub async fn start(chosen: Chosen, clock: Arc<dyn Clock>, inherited: Inherited) -> anyhow::Result<Daemon> {
+        let config = &chosen.loaded.config;
+        // Before it is heard, SIGHUP would end us.
+        let hang_ups = signal(SignalKind::hangup()).ok();
         remove_addresses(&config.data)?;
         let metrics = Metrics::install()?;
-        let handover = Arc::new(Handover::new(config.routes.keys().cloned(), LANE_PLACES));
-        let store = open_store(&config, &clock, &handover)?;
+        let handover = Arc::new(Handover::new(config.routes.keys().cloned(), outbound::LANE_PLACES));
+        let store = open_store(config, &clock, &handover)?;
         pause::keep(&store, &handover, clock.now()).await?;
         look_at_mode(&config.data);
-        let certificate = open_certificate(&config, clock.now())?;
-        let listen::Open { listeners, admin } = listen::open(inherited, &config).await?;
+        let listen::Open { listeners, admin } = listen::open(inherited, config).await?;
         let control_socket = control::bind(&config.data)?;
-
-        let dns = open_dns(&config)?;
-        let chance = Arc::new(Chance::from_system());
-        let ids = Arc::new(Ids::after(store.max_message_id().await?));
-        let parts = Parts {
-            clock: Arc::clone(&clock),
-            chance: Arc::clone(&chance),
-            ids: Arc::clone(&ids),
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            handover: Arc::clone(&handover),
-            checker: checker(&config, &dns)?,
-        };
-        let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
         let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
-        let ports = Ports {
-            clock: Arc::clone(&clock),
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            dial: Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route))?),
-            chance,
-            ids,
-            handover: Arc::clone(&handover),
-            dns,
-        };
-        let outbound = start_outbound(&config, ports, &addresses);
-
         let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
         let ending = Arc::new(Ending::default());
+
+        let fixed = Fixed {
+            data: config.data.clone(),
+            listeners: config.listeners.iter().map(|listener| (listener.name.clone(), listener.address)).collect(),
+            bound: addresses.clone(),
+            admin: config.admin.as_ref().map(|admin| admin.address),
+        };
+        let live::Built { ruling, ways, lookup, .. } = live::build(config, &fixed, None, clock.now())?;
+        let ids = Arc::new(Ids::after(store.max_message_id().await?));
+        let (inbound, outbound) = conductors(&clock, &store, &handover, ids, ruling, ways);
+        let mut tasks = Tasks { tasks: Vec::new(), inbound: &inbound, store: &store, ending: &ending };
+        tasks.listen(listeners);
+
+        let data = config.data.clone();
+        let doors = doors(&config.listeners, &addresses);
+        let parts = reload::Parts {
+            clock: Arc::clone(&clock),
+            inbound: Arc::clone(&inbound),
+            outbound: Arc::clone(&outbound),
+            store: Arc::clone(&store),
+            fixed,
+            lookup,
+        };
+        let (keeper, reloads) = Keeper::new(parts, chosen);
         let control = Control {
             clock: Arc::clone(&clock),
             store: Arc::clone(&store),
             inbound: Arc::clone(&inbound),
             handover,
-            hostname: config.hostname.clone(),
+            reloads,
             listeners: addresses.iter().map(SocketAddr::to_string).collect(),
-            doors: doors(&config.listeners, &addresses),
+            doors,
             admin: admin_address.map(|address| address.to_string()),
             started: clock.now(),
-            data: config.data.clone(),
-            min_free: config.queue.min_free,
+            data: data.clone(),
             ending: Arc::clone(&ending),
         };
-        let mut tasks = Tasks { tasks: Vec::new(), inbound: &inbound, store: &store, ending: &ending };
         tasks.beside_the_mail(metrics, (control, control_socket), admin);
         tasks.watch_feeders(outbound.faulted());
-        tasks.keep_certificate(certificate, &config.listeners);
-        tasks.listen(listeners, &config.listeners);
+        tasks.reload(keeper, hang_ups);
         let mut tasks = tasks.tasks;
-        write_addresses(&config.data, &addresses, admin_address)?;
+        write_addresses(&data, &addresses, admin_address)?;
         tasks.push(tokio::spawn(supervisor::keep_alive()));
         events::serving(&format!("{addresses:?}"), admin_address);
         supervisor::ready("taking mail");
-        let (data, listeners) = (config.data, addresses);
+        let listeners = addresses;
         Ok(Daemon { inbound, outbound, store, tasks, ending, data, listeners, admin: admin_address })
     }
 
@@ -197,33 +189,52 @@ impl Tasks<'_> {
         self.tasks.push(tokio::spawn(watch_feeders(faulted, Arc::clone(self.ending))));
     }
 
-    fn keep_certificate(&mut self, server: Option<Arc<tls::Server>>, listeners: &[Listener]) {
-        let Some(server) = server else { return };
-        let names = listeners.iter().filter(|listener| listener.tls != ListenerTls::Off);
-        let names: Vec<String> = names.map(|listener| listener.name.clone()).collect();
-        let clock = Arc::clone(&self.inbound.clock);
-        let keep = move || keep_certificate(Arc::clone(&server), names.clone(), Arc::clone(&clock));
-        self.tasks.push(tokio::spawn(supervise("certificate", keep)));
+    /// A reload that panicked is the last one; mail goes on.
+    fn reload(&mut self, keeper: Keeper, hang_ups: Option<Signal>) {
+        self.tasks.push(tokio::spawn(async move {
+            let _ = contain("reload", keeper.run(hang_ups)).await;
+        }));
     }
 
-    fn listen(&mut self, sockets: Vec<(String, TcpListener)>, listeners: &[Listener]) {
-        for ((name, socket), Listener { tls, .. }) in sockets.into_iter().zip(listeners) {
-            let (inbound, socket, name, tls) =
-                (Arc::clone(self.inbound), Arc::new(socket), Arc::<str>::from(name), *tls);
-            let listen = move || Arc::clone(&inbound).listen(Arc::clone(&socket), Arc::clone(&name), tls);
+    fn listen(&mut self, sockets: Vec<(String, TcpListener)>) {
+        for (name, socket) in sockets {
+            let (inbound, socket, name) = (Arc::clone(self.inbound), Arc::new(socket), Arc::<str>::from(name));
+            let listen = move || Arc::clone(&inbound).listen(Arc::clone(&socket), Arc::clone(&name));
             self.tasks.push(tokio::spawn(supervise("listener", listen)));
         }
     }
 }
 
-fn open_store(config: &Config, clock: &Arc<dyn Clock>, handover: &Arc<Handover>) -> anyhow::Result<Arc<SqliteStore>> {
-    let retention = sqlite::Retention {
-        ledger: config.retention.ledger,
-        bodies: config.retention.bodies,
-        quarantine: config.retention.quarantine,
+/// The two conductors, on the same ground.
+fn conductors(
+    clock: &Arc<dyn Clock>,
+    store: &Arc<SqliteStore>,
+    handover: &Arc<Handover>,
+    ids: Arc<Ids>,
+    ruling: Ruling,
+    ways: Ways,
+) -> (Arc<Inbound>, Arc<Outbound>) {
+    let chance = Arc::new(Chance::from_system());
+    let parts = inbound::Parts {
+        clock: Arc::clone(clock),
+        chance: Arc::clone(&chance),
+        ids: Arc::clone(&ids),
+        store: Arc::clone(store) as Arc<dyn Store>,
+        handover: Arc::clone(handover),
     };
+    let ports = Ports {
+        clock: Arc::clone(clock),
+        store: Arc::clone(store) as Arc<dyn Store>,
+        chance,
+        ids,
+        handover: Arc::clone(handover),
+    };
+    (Inbound::new(parts, ruling), Arc::new(Outbound::start(ports, ways)))
+}
+
+fn open_store(config: &Config, clock: &Arc<dyn Clock>, handover: &Arc<Handover>) -> anyhow::Result<Arc<SqliteStore>> {
     let options = sqlite::Options {
-        retention,
+        retention: live::retention(config),
         min_free: config.queue.min_free,
         mode: Mode::Threaded,
         clock: Arc::clone(clock),
@@ -256,125 +267,9 @@ impl Observer for StoreEvents {
     }
 }
 
-fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruling> {
-    let postmaster = match config.rules.postmaster() {
-        Some(mailbox) => mailbox,
-        // Without a domain of ours nobody takes it; the rules will say so.
-        None => Mailbox::parse(&format!("postmaster@{}", config.hostname)).context("the hostname is no domain")?,
-    };
-    let limits = config.limits;
-    let session = Settings::new(config.hostname.clone(), postmaster, limits.message_size, limits.recipients);
-    Ok(Ruling {
-        session: Arc::new(session),
-        rules: Arc::clone(&config.rules),
-        routes: config.routes.clone(),
-        legs_max: limits.legs,
-        client_sessions_max: limits.sessions_per_client,
-        balancers: config.listeners.iter().map(|listener| (listener.name.clone(), listener.proxy.clone())).collect(),
-        tls,
-        srs: config.srs.clone(),
-        auth: config.auth.clone(),
-        upstream: config.upstream.clone(),
-    })
-}
-
-fn start_outbound(config: &Config, ports: Ports, listeners: &[SocketAddr]) -> Outbound {
-    let settings = outbound::Settings {
-        hostname: config.hostname.clone(),
-        retry: config.queue.retry.clone(),
-        expire: config.queue.expire,
-        timeouts: TIMEOUTS,
-        addresses: listeners.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect(),
-        signer: signer(config),
-    };
-    Outbound::start(ports, settings, config.routes.values().map(|route| (**route).clone()).collect())
-}
-
-/// What notifications are signed with. Without a key they go out unsigned: better than not at all.
-fn signer(config: &Config) -> Option<Arc<Signer>> {
-    let dkim = config.dkim.as_ref()?;
-    let opened = match &dkim.key {
-        KeyPlace::Own(path) => key_file::open_or_make(path),
-        KeyPlace::Given(path) => key_file::open(path).map(|key| (key, Found::There)),
-    };
-    match opened {
-        Ok((key, found)) => {
-            if found == Found::Made {
-                events::dkim_key_made(&dkim.key.path().display().to_string(), dkim.selector.as_str());
-            }
-            Some(Arc::new(Signer::new(key, dkim.selector.clone())))
-        }
-        Err(error) => {
-            events::dkim_key_unusable(&error);
-            None
-        }
-    }
-}
-
-fn open_certificate(config: &Config, now: Timestamp) -> anyhow::Result<Option<Arc<tls::Server>>> {
-    let Some(files) = &config.tls else { return Ok(None) };
-    let server = tls::Server::open(files.clone())?;
-    if server.expires() <= now {
-        events::certificate_expired(server.expires());
-    }
-    Ok(Some(Arc::new(server)))
-}
-
-/// Reads the certificate anew when its files change, as a renewal leaves them, and at SIGHUP.
-async fn keep_certificate(server: Arc<tls::Server>, listeners: Vec<String>, clock: Arc<dyn Clock>) {
-    // Where signals cannot be heard the files are still looked at.
-    let mut hang_up = signal(SignalKind::hangup()).ok();
-    let tell_expiry = |expires| listeners.iter().for_each(|name| events::certificate_expiry(name, expires));
-    let mut seen = stamps(server.files());
-    tell_expiry(server.expires());
-    loop {
-        let asked = async {
-            match &mut hang_up {
-                Some(hang_up) => hang_up.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        let asked = tokio::time::timeout(CERTIFICATE_LOOK, asked).await.is_ok();
-        let stamps = stamps(server.files());
-        if !asked && stamps == seen {
-            continue;
-        }
-        seen = stamps;
-        match server.reload(clock.now()) {
-            Ok(expires) => {
-                events::certificate_reloaded(expires);
-                tell_expiry(expires);
-            }
-            // Also between the writing of one file and the other; then the next look finds both.
-            Err(error) => events::certificate_kept(&error),
-        }
-    }
-}
-
-/// What tells that a file was written anew.
-fn stamps(files: &tls::Files) -> [Option<(u64, i64, i64)>; 2] {
-    [&files.certificate, &files.key].map(|path| {
-        let data = std::fs::metadata(path).ok()?;
-        Some((data.ino(), data.mtime(), data.mtime_nsec()))
-    })
-}
-
-/// What checks who sent a message, where that is wanted.
-fn checker(config: &Config, dns: &Arc<dyn Dns>) -> anyhow::Result<Option<Arc<Checker>>> {
-    if config.auth.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Arc::new(Checker::new(Arc::clone(dns))?)))
-}
-
-fn open_dns(config: &Config) -> anyhow::Result<Arc<dyn Dns>> {
-    let resolver = Resolver::new(&config.dns_servers).context("cannot set up the DNS resolver")?;
-    Ok(Arc::new(Cache::new(resolver)))
-}
-
 fn doors(listeners: &[Listener], addresses: &[SocketAddr]) -> Vec<Door> {
     let all = listeners.iter().zip(addresses);
-    all.map(|(listener, address)| Door { name: listener.name.clone(), address: *address, tls: listener.tls }).collect()
+    all.map(|(listener, address)| Door { name: listener.name.clone(), address: *address }).collect()
 }
 
 fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) -> Health {
@@ -513,13 +408,8 @@ pub fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-const TIMEOUTS: Timeouts = Timeouts::rfc5321();
-/// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
-const LANE_PLACES: usize = 1_000;
 /// SIGTERM to exit in under five seconds, as service managers and operators expect.
 const DRAIN: Duration = Duration::from_secs(3);
-/// A renewal comes weeks before it is needed.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// Legs of one message are next to each other; more than the demonstration makes.

@@ -112,7 +112,8 @@ impl Diagnostic {
         Diagnostic::new(Severity::Advice, message.into())
     }
 
-    fn new(severity: Severity, message: String) -> Diagnostic {
+    #[must_use]
+    pub fn new(severity: Severity, message: String) -> Diagnostic {
         Diagnostic { severity, message, place: None, label: None, context: None, help: Vec::new() }
     }
 

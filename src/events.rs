@@ -67,6 +67,11 @@ pub fn certificate_expired(expires: Timestamp) {
     tracing::error!(event = "certificate-expired", %expires, "the TLS certificate has expired");
 }
 
+/// There is no certificate that could be used: TLS is not offered until there is.
+pub fn certificate_missing(error: &dyn Display) {
+    tracing::error!(event = "certificate-missing", %error, "the TLS certificate cannot be used, TLS is not offered");
+}
+
 /// The certificate was read anew.
 pub fn certificate_reloaded(expires: Timestamp) {
     info!(event = "certificate-reloaded", %expires);
@@ -389,6 +394,44 @@ pub fn without_function(what: &[String]) {
     if !what.is_empty() {
         warn!(event = "without-function", what = what.join("; "), "the configuration asks for what is not built yet");
     }
+}
+
+/// A configuration was put in force, or turned out to be the one that is: `result` is taken, unchanged or rolled-back.
+pub fn configuration_taken(result: &'static str, by: &dyn Display, hash: &str, rule_set: &str, changes: &str) {
+    counter!("pointsman_reloads_total", "result" => result).increment(1);
+    info!(event = "configuration", result, %by, hash, rule_set, changes);
+}
+
+/// A configuration was refused; what is in force stays. `why` is the first of `errors`.
+pub fn configuration_refused(by: &dyn Display, errors: usize, why: &str) {
+    counter!("pointsman_reloads_total", "result" => "refused").increment(1);
+    tracing::error!(
+        event = "configuration", result = "refused", %by, errors, why = %quoted(why),
+        "the configuration was refused, the one in force stays"
+    );
+}
+
+/// What is in force is what the files on the disk say (`None`), or why it is not.
+pub fn configuration_stale(why: Option<&str>) {
+    gauge!("pointsman_config_stale").set(if why.is_some() { 1.0 } else { 0.0 });
+    if let Some(why) = why {
+        warn!(event = "configuration-stale", why = %quoted(why), "an accepted configuration serves, not the files on the disk");
+    }
+}
+
+/// What the configuration wants and the running daemon cannot change.
+pub fn waits_for_restart(keys: &str) {
+    warn!(event = "waits-for-restart", keys, "the configuration changes what only a restart can change");
+}
+
+/// What was accepted cannot be kept for the next start.
+pub fn configuration_not_kept(error: &dyn Display) {
+    tracing::error!(event = "configuration-not-kept", %error, "the accepted configuration could not be kept");
+}
+
+/// Held legs go on, because their route is there again.
+pub fn route_is_back(route: &str, legs: usize) {
+    info!(event = "route-is-back", route, legs, "the route is there again, its held legs go on");
 }
 
 /// An operator changed legs over the control socket; `chosen` says how they were, as the command line would.

@@ -28,7 +28,8 @@
 //! - Trouble of our own is a 4xx. A 5xx is decided by protocol, policy or rule, never stumbled into.
 //! - The original bytes are never encoded, folded or ordered anew: we put fields before them and cut whole fields.
 //! - Every buffer, list, loop and wait has a named limit.
-//! - A live session keeps the configuration that it began with.
+//! - A live session keeps the configuration that it began with. A bad file on the disk never stops mail: what was
+//!   accepted last is kept, and the next start uses it and says so.
 //! - A null sender never gets a notification: whatever notifies takes an [`address::Mailbox`].
 //! - What a peer said is escaped and cut before it is logged, and chooses no metric's label.
 
@@ -41,6 +42,7 @@ pub mod reply;
 pub mod envelope;
 pub mod clock;
 pub mod id;
+pub mod actor;
 pub mod diagnostic;
 pub mod document;
 pub mod scrub;
@@ -70,8 +72,9 @@ pub mod outbound;
 
 // The building.
 pub mod config;
+pub mod supervisor;
+pub mod reload;
 pub mod admin;
 pub mod listen;
-pub mod supervisor;
 pub mod daemon;
 pub mod cli;

@@ -6,12 +6,14 @@
 //! (A queue that wakes its writer for each line cost 15 µs a message, a tenth of all the work.)
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +27,37 @@ pub enum Format {
 pub fn install(format: Format) -> io::Result<Guard> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let (lines, guard) = Lines::start(io::stdout())?;
-    let subscriber = tracing_subscriber::fmt().with_writer(lines).with_env_filter(filter).with_target(false);
-    match format {
-        Format::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-        Format::Text => subscriber.with_ansi(false).init(),
-    }
+    let (layer, handle) = reload::Layer::new(layer(format, lines.clone()));
+    tracing_subscriber::registry().with(filter).with(layer).init();
+    // A second call has panicked in `init`.
+    let _ = INSTALLED.set(Installed { lines, handle });
     Ok(guard)
+}
+
+/// Lines look like this from now on, where [`install`] was called.
+pub fn set_format(format: Format) {
+    if let Some(Installed { lines, handle }) = INSTALLED.get() {
+        // It fails without a subscriber only, and there is one.
+        let _ = handle.reload(layer(format, lines.clone()));
+    }
+}
+
+type Filtered = Layered<EnvFilter, Registry>;
+type Formatted = Box<dyn Layer<Filtered> + Send + Sync>;
+
+struct Installed {
+    lines: Lines,
+    handle: reload::Handle<Formatted, Filtered>,
+}
+
+static INSTALLED: OnceLock<Installed> = OnceLock::new();
+
+fn layer(format: Format, lines: Lines) -> Formatted {
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_target(false);
+    match format {
+        Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        Format::Text => layer.with_ansi(false).boxed(),
+    }
 }
 
 /// The end of the log that lines are put into.

@@ -9,16 +9,19 @@
 //! schedule; then the lane backs off, and what is accepted meanwhile stays in the store. A 4xx concerns its leg alone.
 //! One lane's trouble costs another nothing: they share no queue, no worker and no session.
 //!
+//! A reload replaces the [`Ways`] as a whole. What a worker has in hand goes on by the route as it was; what waits
+//! turns to the route as it is, or, where that is gone, goes back to the store and is held there.
+//!
 //! Time, the store, the dialler and chance are given to it, so that a day of mail passes in seconds in a test.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::auth::sign::Signer;
 use crate::clock::{Clock, Timestamp};
@@ -37,6 +40,7 @@ mod lane;
 mod lanes;
 mod hosts;
 mod notify;
+mod strays;
 mod worker;
 
 #[cfg(test)]
@@ -44,6 +48,7 @@ mod tests;
 
 use lane::{Desk, LOOK_MAX};
 use lanes::Lanes;
+pub use strays::no_such_route;
 
 /// What the administrator chose for the way out.
 #[derive(Clone, Debug)]
@@ -61,69 +66,124 @@ pub struct Settings {
     pub signer: Option<Arc<Signer>>,
 }
 
+/// What a reload replaces: the routes, and what is needed to go by them.
+pub struct Ways {
+    pub settings: Settings,
+    /// By name.
+    pub routes: BTreeMap<String, Arc<Route>>,
+    pub dial: Arc<dyn Dial>,
+    /// For the hosts of domains.
+    pub dns: Arc<dyn Dns>,
+}
+
+impl Ways {
+    /// How we may be named in somebody's MX.
+    fn names(&self) -> Vec<String> {
+        let greeted = self.routes.values().filter_map(|route| route.helo.clone());
+        std::iter::once(self.settings.hostname.clone()).chain(greeted).collect()
+    }
+}
+
 /// The ports that the conductor stands on.
 #[derive(Clone)]
 pub struct Ports {
     pub clock: Arc<dyn Clock>,
     pub store: Arc<dyn Store>,
-    pub dial: Arc<dyn Dial>,
     pub chance: Arc<Chance>,
     /// For the notifications that we write.
     pub ids: Arc<Ids>,
     pub handover: Arc<Handover>,
-    /// For the hosts of domains.
-    pub dns: Arc<dyn Dns>,
 }
 
 /// The running way out.
 pub struct Outbound {
-    feeders: JoinSet<()>,
+    shared: Arc<Shared>,
+    feeders: Mutex<Feeders>,
     /// `Some`: drain, and be done by then.
     stop: watch::Sender<Option<Instant>>,
     /// Turns true when a feeder has panicked.
     faulted: watch::Sender<bool>,
 }
 
+#[derive(Default)]
+struct Feeders {
+    tasks: JoinSet<()>,
+    /// By route: where its feeder hears what became of it.
+    routes: BTreeMap<String, watch::Sender<Option<Arc<Route>>>>,
+}
+
 /// What all lanes share.
 struct Shared {
     ports: Ports,
-    settings: Settings,
-    /// How we may be named in somebody's MX.
-    names: Vec<String>,
+    ways: RwLock<Arc<Ways>>,
     jumps: Mutex<JumpWatch>,
+    /// Rings when legs of a route that is gone may have come into the store.
+    strays: Notify,
 }
 
 impl Outbound {
     /// Starts a feeder for each route. `ports.handover` must know the same routes; a lane whose receiver is taken already
     /// lives from the store alone. Must be called inside a tokio runtime.
     #[must_use]
-    pub fn start(ports: Ports, settings: Settings, routes: Vec<Route>) -> Outbound {
+    pub fn start(ports: Ports, ways: Ways) -> Outbound {
         let (stop, _) = watch::channel(None);
+        let routes: Vec<Arc<Route>> = ways.routes.values().cloned().collect();
+        let shared = Arc::new(Shared {
+            ports,
+            ways: RwLock::new(Arc::new(ways)),
+            jumps: Mutex::new(JumpWatch::default()),
+            strays: Notify::new(),
+        });
         let faulted = watch::Sender::new(false);
-        let mut feeders = JoinSet::new();
-        let now = ports.clock.now();
-        let greeted = routes.iter().filter_map(|route| route.helo.clone());
-        let our_names = std::iter::once(settings.hostname.clone()).chain(greeted).collect();
-        let jumps = Mutex::new(JumpWatch::default());
-        let shared = Arc::new(Shared { ports, settings, names: our_names, jumps });
-        let names: HashSet<String> = routes.iter().map(|route| route.name.clone()).collect();
+        let outbound = Outbound { shared: Arc::clone(&shared), feeders: Mutex::default(), stop, faulted };
+        let mut feeders = outbound.feeders();
         for route in routes {
-            let desk = Arc::new(Desk::new(now));
-            let feeder = Feeder {
-                route: route.name.clone(),
-                handed: shared.ports.handover.take_receiver(&route.name),
-                due: shared.ports.handover.bell(&route.name).unwrap_or_default(),
-                recalls: shared.ports.handover.take_recalls(&route.name),
-                lanes: Lanes::new(route, Arc::clone(&desk)),
-                desk,
-                shared: Arc::clone(&shared),
-                workers: JoinSet::new(),
-                stop: stop.subscribe(),
-            };
-            feeders.spawn(watched(feeder.run(), faulted.clone()));
+            outbound.open(&mut feeders, route);
         }
-        feeders.spawn(watched(hold_strays(shared, names, stop.subscribe()), faulted.clone()));
-        Outbound { feeders, stop, faulted }
+        feeders.tasks.spawn(watched(strays::hold_strays(shared, outbound.stop.subscribe()), outbound.faulted.clone()));
+        drop(feeders);
+        outbound
+    }
+
+    /// Goes by these ways from now on. Lanes of new routes are opened; what waits on a changed route goes by it as it is
+    /// now; what waits on one that is gone goes back to the store and is held as it comes due. Transactions under way
+    /// end as they began. Must be called inside a tokio runtime.
+    pub fn reload(&self, ways: Ways) {
+        let mut feeders = self.feeders();
+        if self.stop.borrow().is_some() {
+            return;
+        }
+        while let Some(ended) = feeders.tasks.try_join_next() {
+            // A feeder whose route is gone has nothing more to say.
+            drop(ended);
+        }
+        let routes = ways.routes.clone();
+        *self.shared.ways.write().expect(NO_PANIC) = Arc::new(ways);
+        for (name, feeder) in &feeders.routes {
+            match routes.get(name) {
+                Some(route) => {
+                    feeder.send_if_modified(|wanted| {
+                        let changed = wanted.as_ref() != Some(route);
+                        if changed {
+                            *wanted = Some(Arc::clone(route));
+                        }
+                        changed
+                    });
+                }
+                None => {
+                    self.shared.ports.handover.remove_route(name);
+                    feeder.send_replace(None);
+                }
+            }
+        }
+        feeders.routes.retain(|name, _| routes.contains_key(name));
+        for (name, route) in routes {
+            if !feeders.routes.contains_key(&name) {
+                self.shared.ports.handover.add_route(&name, LANE_PLACES);
+                self.open(&mut feeders, route);
+            }
+        }
+        self.shared.strays.notify_one();
     }
 
     /// Turns true when a feeder has panicked: its route stands still, and what it had in its hands is freed by the next
@@ -133,11 +193,39 @@ impl Outbound {
         self.faulted.subscribe()
     }
 
+    fn open(&self, feeders: &mut Feeders, route: Arc<Route>) {
+        let (shared, name) = (&self.shared, route.name.clone());
+        let (sender, wanted) = watch::channel(Some(Arc::clone(&route)));
+        let desk = Arc::new(Desk::new(shared.now()));
+        let handover = &shared.ports.handover;
+        let feeder = Feeder {
+            handed: handover.take_receiver(&name),
+            due: handover.bell(&name).unwrap_or_default(),
+            recalls: handover.take_recalls(&name),
+            lanes: Lanes::new(Arc::clone(&route), Arc::clone(&desk)),
+            retired: Vec::new(),
+            desk,
+            route,
+            wanted,
+            shared: Arc::clone(shared),
+            workers: JoinSet::new(),
+            stop: self.stop.subscribe(),
+        };
+        feeders.tasks.spawn(watched(feeder.run(), self.faulted.clone()));
+        feeders.routes.insert(name, sender);
+    }
+
+    fn feeders(&self) -> MutexGuard<'_, Feeders> {
+        self.feeders.lock().expect(NO_PANIC)
+    }
+
     /// Drains: claims no more, gives back what waits, lets transactions in flight end for up to `grace`, closes
     /// sessions with QUIT. What is still in flight then is cut off, and its legs are given back.
-    pub async fn shutdown(mut self, grace: Duration) {
+    pub async fn shutdown(&self, grace: Duration) {
         self.stop.send_replace(Some(tokio::time::Instant::now() + grace));
-        while self.feeders.join_next().await.is_some() {}
+        // Nobody opens a lane any more: a reload looks at `stop` under the same lock.
+        let mut tasks = std::mem::take(&mut self.feeders().tasks);
+        while tasks.join_next().await.is_some() {}
     }
 }
 
@@ -150,10 +238,15 @@ impl Shared {
         self.ports.clock.monotonic()
     }
 
+    /// What is gone by now. Whoever does one thing in several steps asks once.
+    fn ways(&self) -> Arc<Ways> {
+        Arc::clone(&self.ways.read().expect(NO_PANIC))
+    }
+
     /// Whether a failed attempt may end in `expired`: not within an hour of a jump of the wall clock.
     fn may_expire(&self) -> bool {
         let (now, monotonic) = (self.now(), self.monotonic());
-        let mut jumps = self.jumps.lock().expect("no code panics while it holds this lock");
+        let mut jumps = self.jumps.lock().expect(NO_PANIC);
         match jumps.look(now, monotonic) {
             Jump::None => {}
             Jump::Forward { by } | Jump::Backward { by } => events::clock_jumped(by),
@@ -180,8 +273,12 @@ async fn watched(work: impl Future<Output = ()>, faulted: watch::Sender<bool>) {
 
 /// Brings legs into the lanes of one route and starts their workers.
 struct Feeder {
-    route: String,
+    route: Arc<Route>,
+    /// The route as it shall be; `None`: the configuration has it no more.
+    wanted: watch::Receiver<Option<Arc<Route>>>,
     lanes: Lanes,
+    /// By the route as it was, until the last worker has ended.
+    retired: Vec<Lanes>,
     desk: Arc<Desk>,
     shared: Arc<Shared>,
     handed: Option<mpsc::Receiver<OwnedLeg>>,
@@ -202,14 +299,21 @@ impl Feeder {
                 return self.drain(deadline).await;
             }
             trip("feeder");
+            let wanted = self.wanted.borrow_and_update().clone();
+            match wanted {
+                Some(route) if route != self.route => self.turn(route).await,
+                Some(_) => {}
+                None => return self.drain(tokio::time::Instant::now() + LEAVE_MAX).await,
+            }
             self.release_orphans().await;
-            let paused = self.shared.ports.handover.is_paused(&self.route);
+            self.clear_retired().await;
+            let paused = self.shared.ports.handover.is_paused(&self.route.name);
             let rest = if paused { self.stand_still().await } else { self.go_on().await };
             let room = self.lanes.room(self.shared.monotonic());
             tokio::select! {
                 taken = receive(&mut self.handed, &mut batch, room), if room > 0 => {
                     // The slot of a leg may be older than the pause.
-                    if self.shared.ports.handover.is_paused(&self.route) {
+                    if self.shared.ports.handover.is_paused(&self.route.name) {
                         self.put_back(std::mem::take(&mut batch)).await;
                     } else {
                         self.bring(batch.drain(..)).await;
@@ -220,15 +324,16 @@ impl Feeder {
                 }
                 Some(recall) = recalled(&mut self.recalls) => self.give_back(recall).await,
                 () = self.due.notified() => {
-                    if self.shared.ports.handover.take_probe(&self.route) {
+                    if self.shared.ports.handover.take_probe(&self.route.name) {
                         self.lanes.end_waits();
                     }
                     self.desk.look_by(self.shared.now());
                 }
                 () = self.desk.bell.notified() => {}
                 Some(ended) = self.workers.join_next() => self.note_end(ended),
-                // The sender outlives the feeders: what changes is the value.
+                // The senders outlive the feeders, or say that the route is gone: what changes is the value.
                 _ = self.stop.changed() => {}
+                _ = self.wanted.changed() => {}
                 () = sleep(rest) => {}
             }
         }
@@ -248,6 +353,29 @@ impl Feeder {
     async fn stand_still(&mut self) -> Duration {
         let waiting = self.take_waiting();
         if self.put_back(waiting).await { LOOK_MAX } else { STORE_WAIT }
+    }
+
+    /// Goes by the route as it is now. What waits goes along, what workers have in hand ends as it began.
+    async fn turn(&mut self, route: Arc<Route>) {
+        let lanes = Lanes::new(Arc::clone(&route), Arc::clone(&self.desk));
+        let old = std::mem::replace(&mut self.lanes, lanes);
+        self.route = route;
+        let waiting = old.drain();
+        self.retired.push(old);
+        // Whatever was in the way may be what was changed.
+        self.shared.ports.handover.reopen(&self.route.name);
+        self.bring(waiting).await;
+        self.desk.look_by(self.shared.now());
+    }
+
+    /// Takes over what workers of the route as it was have put back, and forgets lanes that nobody works in.
+    async fn clear_retired(&mut self) {
+        if self.retired.is_empty() {
+            return;
+        }
+        let put_back: Vec<OwnedLeg> = self.retired.iter().flat_map(Lanes::take_waiting).collect();
+        self.retired.retain(|lanes| !lanes.is_idle());
+        self.bring(put_back).await;
     }
 
     /// Gives back what waits in memory, and leaves the store alone until the operator is done with it. What workers
@@ -270,6 +398,7 @@ impl Feeder {
     /// The legs that nobody works on.
     fn take_waiting(&mut self) -> Vec<OwnedLeg> {
         let mut waiting = self.lanes.take_waiting();
+        waiting.extend(self.retired.iter().flat_map(Lanes::take_waiting));
         while let Some(leg) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok()) {
             waiting.push(leg);
         }
@@ -285,7 +414,7 @@ impl Feeder {
         match self.shared.ports.store.release(ids, self.shared.now(), GivenBack::Unattempted).await {
             Ok(()) => true,
             Err(error) => {
-                events::outbound_store_failed(&self.route, "release", &error);
+                events::outbound_store_failed(&self.route.name, "release", &error);
                 // Still ours: they must not be forgotten.
                 self.bring(legs).await;
                 false
@@ -300,20 +429,24 @@ impl Feeder {
     }
 
     async fn release_orphans(&self) {
-        let orphans = self.lanes.take_orphans();
+        let orphans = self.take_orphans();
         if orphans.is_empty() {
             return;
         }
         // What made a worker panic may do so again: not at once.
         let due = self.shared.now().after(ORPHAN_WAIT);
-        self.shared.release(&self.route, orphans, due, GivenBack::CutOff { by: "a fault of ours" }).await;
+        self.shared.release(&self.route.name, orphans, due, GivenBack::CutOff { by: "a fault of ours" }).await;
         self.desk.look_by(due);
+    }
+
+    fn take_orphans(&self) -> Vec<LegId> {
+        self.retired.iter().chain([&self.lanes]).flat_map(Lanes::take_orphans).collect()
     }
 
     /// Puts legs where they belong, and gives back those for which there is no place now.
     async fn bring(&mut self, legs: impl IntoIterator<Item = OwnedLeg>) {
         for (due, legs) in self.lanes.push(legs, self.shared.now(), self.shared.monotonic()) {
-            self.shared.release(&self.route, legs, due, GivenBack::Unattempted).await;
+            self.shared.release(&self.route.name, legs, due, GivenBack::Unattempted).await;
             self.desk.look_by(due);
         }
     }
@@ -326,10 +459,10 @@ impl Feeder {
         if limit == 0 || !self.desk.takes_turn(now, now.after(LOOK_MAX)) {
             return;
         }
-        let legs = match shared.ports.store.claim(&self.route, now, limit).await {
+        let legs = match shared.ports.store.claim(&self.route.name, now, limit).await {
             Ok(legs) => legs,
             Err(error) => {
-                events::outbound_store_failed(&self.route, "claim", &error);
+                events::outbound_store_failed(&self.route.name, "claim", &error);
                 return self.desk.look_by(now.after(STORE_WAIT));
             }
         };
@@ -340,35 +473,69 @@ impl Feeder {
         }
         match shared.ports.store.next_due().await {
             Ok(dues) => {
-                if let Some((_, due)) = dues.iter().find(|(name, _)| *name == self.route) {
+                if let Some((_, due)) = dues.iter().find(|(name, _)| *name == self.route.name) {
                     // What is due and was not claimed cannot be claimed yet: asking at once would not change it.
                     self.desk.look_by((*due).max(now.after(STORE_WAIT_MIN)));
                 }
             }
-            Err(error) => events::outbound_store_failed(&self.route, "next due", &error),
+            Err(error) => events::outbound_store_failed(&self.route.name, "next due", &error),
         }
     }
 
-    async fn drain(mut self, deadline: Instant) {
-        self.shared.ports.handover.close(&self.route);
-        let mut waiting = self.lanes.drain();
+    /// Ends by `latest`, or sooner where the daemon stops.
+    async fn drain(mut self, latest: Instant) {
+        let stop = self.stop.clone();
+        // A route that is gone has no lane in the hand-over any more; one of its name may have been opened since.
+        if self.wanted.borrow().is_some() {
+            self.shared.ports.handover.close(&self.route.name);
+        }
+        let mut waiting = ids(self.lanes.drain());
         if let Some(handed) = &mut self.handed {
             handed.close();
             // A slot reserved before the drain may still be filled; then it is given back.
-            while let Ok(Some(leg)) = timeout_at(deadline, handed.recv()).await {
+            while let Some(leg) = before(&stop, latest, handed.recv()).await {
                 waiting.push(leg.id);
             }
         }
-        self.shared.release(&self.route, waiting, self.shared.now(), GivenBack::Unattempted).await;
-        while let Ok(Some(ended)) = timeout_at(deadline, self.workers.join_next()).await {
+        self.shared.release(&self.route.name, waiting, self.shared.now(), GivenBack::Unattempted).await;
+        self.shared.strays.notify_one();
+        while let Some(ended) = before(&stop, latest, self.workers.join_next()).await {
             self.note_end(ended);
         }
         self.workers.shutdown().await;
         // A worker may have put a leg back at the last moment.
-        let left = self.lanes.drain();
-        self.shared.release(&self.route, left, self.shared.now(), GivenBack::Unattempted).await;
-        let cut_off = self.lanes.take_orphans();
-        self.shared.release(&self.route, cut_off, self.shared.now(), GivenBack::CutOff { by: "a restart" }).await;
+        let left = ids(self.retired.iter().chain([&self.lanes]).flat_map(Lanes::drain));
+        self.shared.release(&self.route.name, left, self.shared.now(), GivenBack::Unattempted).await;
+        let cut_off = self.take_orphans();
+        let how = GivenBack::CutOff { by: "a restart" };
+        self.shared.release(&self.route.name, cut_off, self.shared.now(), how).await;
+        self.shared.strays.notify_one();
+    }
+}
+
+fn ids(legs: impl IntoIterator<Item = OwnedLeg>) -> Vec<LegId> {
+    legs.into_iter().map(|leg| leg.id).collect()
+}
+
+/// What `wanted` gives, if it does so by `latest`, and before the time of a stop that comes meanwhile is up.
+async fn before<T>(
+    stop: &watch::Receiver<Option<Instant>>,
+    latest: Instant,
+    wanted: impl Future<Output = Option<T>>,
+) -> Option<T> {
+    let mut stop = stop.clone();
+    let time_is_up = async {
+        let deadline = match timeout_at(latest, stop.wait_for(Option::is_some)).await {
+            Ok(Ok(said)) => said.map_or(latest, |deadline| deadline.min(latest)),
+            // There is nobody left to stop us, or it is time.
+            Ok(Err(_)) | Err(_) => latest,
+        };
+        sleep_until(deadline).await;
+    };
+    tokio::select! {
+        biased;
+        given = wanted => given,
+        () = time_is_up => None,
     }
 }
 
@@ -385,37 +552,6 @@ async fn recalled(recalls: &mut Option<mpsc::Receiver<Recall>>) -> Option<Recall
         Some(recalls) => recalls.recv().await,
         None => std::future::pending().await,
     }
-}
-
-/// Holds the legs of routes that the configuration does not have (any more), so that they do not lie unseen.
-async fn hold_strays(shared: Arc<Shared>, routes: HashSet<String>, mut stop: watch::Receiver<Option<Instant>>) {
-    loop {
-        match shared.ports.store.next_due().await {
-            Ok(dues) => {
-                for (route, due) in dues {
-                    if !routes.contains(&route) && due <= shared.now() {
-                        hold_route(&shared, &route).await;
-                    }
-                }
-            }
-            Err(error) => events::outbound_store_failed("", "next due", &error),
-        }
-        tokio::select! {
-            _ = stop.changed() => return,
-            () = sleep(LOOK_MAX) => {}
-        }
-    }
-}
-
-async fn hold_route(shared: &Shared, route: &str) {
-    let now = shared.now();
-    let legs = match shared.ports.store.claim(route, now, STRAYS_AT_ONCE).await {
-        Ok(legs) => legs,
-        Err(error) => return events::outbound_store_failed(route, "claim", &error),
-    };
-    let detail = format!("the configuration has no route `{route}`");
-    let settlements = legs.iter().map(|leg| hold(leg, now, Reason::Route, &detail)).collect();
-    worker::settle(shared, route, &legs, settlements, || false).await;
 }
 
 /// A leg that waits an hour for an administrator to mend the configuration; a probe ends. No attempt was made.
@@ -445,4 +581,8 @@ const STORE_WAIT: Duration = Duration::from_secs(5);
 const STORE_WAIT_MIN: Duration = Duration::from_secs(1);
 /// An administrator mends a configuration in hours, not in minutes.
 const CONFIGURATION_WAIT: Duration = Duration::from_secs(60 * 60);
-const STRAYS_AT_ONCE: usize = 100;
+/// What a transaction may take at the longest by RFC 5321 §4.5.3.2, all its waits together.
+const LEAVE_MAX: Duration = Duration::from_secs(60 * 60);
+/// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.
+pub const LANE_PLACES: usize = 1_000;
+const NO_PANIC: &str = "no code panics while it holds this lock";

@@ -94,7 +94,21 @@ impl Server {
     /// Reads and checks the certificate. One that has expired is taken: most senders encrypt without looking at it, and
     /// without it there would be no mail at all. Who starts us looks at [`Server::expires`].
     pub fn open(files: Files) -> Result<Server, CertificateError> {
-        let current = Arc::new(Current(RwLock::new(Certificate::read(&files)?)));
+        let certificate = Certificate::read(&files)?;
+        Ok(Server::with(files, Some(certificate)))
+    }
+
+    /// As [`Server::open`]; where the certificate cannot be used there is none until [`Server::reload`] finds one, and
+    /// the error says why. For a start that must not fail for want of it.
+    pub fn open_anyway(files: Files) -> (Server, Result<(), CertificateError>) {
+        match Certificate::read(&files) {
+            Ok(certificate) => (Server::with(files, Some(certificate)), Ok(())),
+            Err(error) => (Server::with(files, None), Err(error)),
+        }
+    }
+
+    fn with(files: Files, certificate: Option<Certificate>) -> Server {
+        let current = Arc::new(Current(RwLock::new(certificate)));
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .expect("the provider has cipher suites for both versions")
@@ -102,7 +116,7 @@ impl Server {
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Server { files, current, config: Arc::new(config) })
+        Server { files, current, config: Arc::new(config) }
     }
 
     /// Reads the files anew. Handshakes from now on get the new certificate; no session notices. Returns when it
@@ -113,14 +127,14 @@ impl Server {
         if expires <= now {
             return Err(CertificateError::Expired { path: self.files.certificate.clone(), at: expires });
         }
-        *self.current.0.write().expect("no code panics while it holds this lock") = certificate;
+        *self.current.0.write().expect("no code panics while it holds this lock") = Some(certificate);
         Ok(expires)
     }
 
-    /// When the certificate in use expires.
+    /// When the certificate in use expires; `None` where there is none.
     #[must_use]
-    pub fn expires(&self) -> Timestamp {
-        self.current.0.read().expect("no code panics while it holds this lock").expires
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.current.0.read().expect("no code panics while it holds this lock").as_ref().map(|in_use| in_use.expires)
     }
 
     /// Where the certificate comes from.
@@ -132,12 +146,13 @@ impl Server {
 
 /// The certificate in use, where rustls asks for it.
 #[derive(Debug)]
-struct Current(RwLock<Certificate>);
+struct Current(RwLock<Option<Certificate>>);
 
 impl ResolvesServerCert for Current {
     /// Whatever name the client asked for: we have one.
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().expect("no code panics while it holds this lock").certified))
+        let current = self.0.read().expect("no code panics while it holds this lock");
+        current.as_ref().map(|certificate| Arc::clone(&certificate.certified))
     }
 }
 

@@ -13,7 +13,7 @@ use pointsman::diagnostic::{Report, Source};
 use pointsman::dns::{Dns, DnsError, Pending, Question};
 use pointsman::id::{Chance, Ids, MessageId};
 use pointsman::inbound::{Inbound, Parts, Ruling};
-use pointsman::outbound::{Outbound, Ports, Settings as OutboundSettings};
+use pointsman::outbound::{Outbound, Ports, Settings as OutboundSettings, Ways};
 use pointsman::queue::handover::Handover;
 use pointsman::queue::sqlite::{Filter, LegRow, Mode, Options, Retention, SqliteStore, Unobserved};
 use pointsman::queue::{State, Store};
@@ -22,7 +22,6 @@ use pointsman::relay::{Demand, Host, Route, TlsMode};
 use pointsman::rules::{self, RuleSet, Surroundings};
 use pointsman::smtp::client::{Answer, Stage, Verdict};
 use pointsman::smtp::settings::Settings;
-use pointsman::tls::ListenerTls;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -119,7 +118,6 @@ impl World {
             ids: ids.clone(),
             store: store.clone(),
             handover: handover.clone(),
-            checker: None,
         };
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
@@ -132,14 +130,14 @@ impl World {
             rules,
             routes: routes.clone(),
             legs_max: 10,
+            checker: None,
+            listeners: BTreeMap::new(),
             client_sessions_max: 50,
-            balancers: BTreeMap::new(),
             tls: None,
         };
         // Every route names its hosts.
         let dns = Arc::new(NoDns);
-        let ports =
-            Ports { clock: clock.clone(), store: store.clone(), dial: crms.clone(), chance, ids, handover, dns };
+        let ports = Ports { clock: clock.clone(), store: store.clone(), chance, ids, handover };
 
         let minutes = [1, 5, 15, 30, 60].map(|minutes| Duration::from_secs(minutes * 60));
         let settings = OutboundSettings {
@@ -150,7 +148,7 @@ impl World {
             addresses: Vec::new(),
             signer: None,
         };
-        let outbound = Outbound::start(ports, settings, routes.values().map(|route| (**route).clone()).collect());
+        let outbound = Outbound::start(ports, Ways { settings, routes, dial: crms.clone(), dns });
         World { clock, store, inbound: Inbound::new(parts, ruling), crms, _outbound: outbound, _folder: folder }
     }
 
@@ -158,9 +156,7 @@ impl World {
     async fn connect(&self) -> BufReader<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let inbound = Arc::clone(&self.inbound);
-        tokio::spawn(
-            async move { inbound.serve(theirs, "192.0.2.1:4711".parse().unwrap(), "mx", ListenerTls::Off).await },
-        );
+        tokio::spawn(async move { inbound.serve(theirs, "192.0.2.1:4711".parse().unwrap(), "mx").await });
         let mut client = BufReader::new(ours);
         read_reply(&mut client).await;
         client

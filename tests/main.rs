@@ -26,4 +26,5 @@ mod relay_probes;
 mod auth;
 mod faults;
 mod mx;
+mod reload;
 mod telling;

@@ -16,6 +16,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::audit::AuditSelect;
+use super::configuration::{AcceptedView, ReloadView, history};
 use super::drain::Ending;
 pub use super::operate::Action;
 use super::operate::{self, Operator, Prepared, Told};
@@ -32,6 +33,7 @@ use crate::inbound::Inbound;
 use crate::queue::handover::{Handover, Trouble};
 use crate::queue::sqlite::{Filter, ROWS_MAX, SqliteStore};
 use crate::queue::{State, StoreError};
+use crate::reload::{Ask, Reloads};
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,6 +82,20 @@ pub enum Request {
     },
     /// No new mail; deliver what there is, and end.
     Drain,
+    /// To take the files on the disk; with a time, for so long unless they are confirmed.
+    Reload {
+        confirm_seconds: Option<u64>,
+        /// Findings are drawn for a terminal.
+        coloured: bool,
+    },
+    Confirm,
+    /// To put an accepted set in force again.
+    RollBack {
+        hash: String,
+        coloured: bool,
+    },
+    /// What was accepted.
+    History,
 }
 
 /// Which legs are meant where no state is named.
@@ -126,6 +142,8 @@ pub enum Line {
         object: serde_json::Value,
         text: String,
     },
+    Reload(Box<ReloadView>),
+    Accepted(AcceptedView),
     /// All was said; the number of lines before.
     End(usize),
     Error(String),
@@ -137,14 +155,12 @@ pub struct Control {
     pub store: Arc<SqliteStore>,
     pub inbound: Arc<Inbound>,
     pub handover: Arc<Handover>,
-    pub hostname: String,
+    pub reloads: Reloads,
     pub listeners: Vec<String>,
     pub doors: Vec<Door>,
     pub admin: Option<String>,
     pub started: Timestamp,
     pub data: PathBuf,
-    /// Below so many free bytes no new mail is taken.
-    pub min_free: u64,
     pub ending: Arc<Ending>,
 }
 
@@ -254,6 +270,16 @@ impl Control {
                 let status = self.status(now).await?;
                 asker.tell([Line::Status(Box::new(status))]).await?;
             }
+            Request::Reload { confirm_seconds, coloured } => {
+                let confirm = confirm_seconds.map(Duration::from_secs);
+                self.change(asker, peer, Ask::Reload { confirm }, coloured).await?;
+            }
+            Request::Confirm => self.change(asker, peer, Ask::Confirm, false).await?,
+            Request::RollBack { hash, coloured } => self.change(asker, peer, Ask::RollBack { hash }, coloured).await?,
+            Request::History => {
+                let entries = history(&self.reloads.told().history);
+                asker.tell(entries.into_iter().map(Line::Accepted)).await?;
+            }
             Request::Audit { select } => self.audit(asker, &select, now).await?,
             Request::Pause { route, duration } => {
                 self.pause(asker, peer, (&route, duration.as_deref()), now).await?;
@@ -324,6 +350,11 @@ impl Control {
         Ok(!self.store.query(any).await?.is_empty())
     }
 
+    /// Ours, as sessions that begin now say it.
+    pub(super) fn hostname(&self) -> String {
+        self.inbound.ruling().session.hostname.clone()
+    }
+
     async fn status(&self, now: Timestamp) -> Result<StatusView, StoreError> {
         let oldest = self.store.oldest().await?;
         let open = self.store.open_legs().into_iter().filter(|(_, _, legs)| *legs > 0);
@@ -333,9 +364,10 @@ impl Control {
         });
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            hostname: self.hostname.clone(),
+            hostname: self.hostname(),
             uptime_seconds: now.since(self.started).as_secs(),
             rule_set: self.inbound.ruling().rules.short_hash().to_owned(),
+            configuration: (&self.reloads.told()).into(),
             listeners: self.listeners.clone(),
             admin: self.admin.clone(),
             sessions: self.inbound.sessions(),
@@ -345,8 +377,14 @@ impl Control {
             pid: std::process::id(),
             data: self.data.display().to_string(),
             data_free_bytes: self.store.free_bytes(),
-            min_free_bytes: self.min_free,
-            certificate_expires: self.inbound.ruling().tls.as_ref().map(|tls| tls.expires().to_string()),
+            min_free_bytes: self.store.min_free(),
+            certificate_expires: self
+                .inbound
+                .ruling()
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.expires())
+                .map(|at| at.to_string()),
             open: open.collect(),
             paused: self.store.pauses().await?.iter().map(pause::view).collect(),
             backing_off: self.handover.troubles().into_iter().map(|trouble| back_off_view(trouble, now)).collect(),

@@ -88,6 +88,8 @@ fn describe() {
     describe_histogram!("pointsman_commit_batch_messages", "Messages in one group commit");
     describe_counter!("pointsman_panics_total", "Panics that were contained, by the part of the daemon");
     describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
+    describe_counter!("pointsman_reloads_total", "Configurations that were to be taken, by what became of them");
+    describe_gauge!("pointsman_config_stale", "1 while what serves is not what the files on the disk say");
     describe_gauge!("pointsman_build_info", "1, with the version as a label");
 }
 

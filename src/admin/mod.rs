@@ -1,5 +1,6 @@
 //! What operators and their machines talk to: `http` for scrapers and probes, `control` for the command line.
 
+pub mod configuration;
 pub mod peer;
 pub mod view;
 pub mod pages;

@@ -30,7 +30,6 @@ use crate::tls::ListenerTls;
 pub struct Door {
     pub name: String,
     pub address: SocketAddr,
-    pub tls: ListenerTls,
 }
 
 /// What a probe is asked to be.
@@ -52,7 +51,7 @@ impl Control {
         };
         let door = self.door()?;
         let errand = if wanted.to_crm { Errand::Deliver } else { Errand::AskRcpt };
-        let message_id = format!("<probe.{}@{}>", id::secret_word(), self.hostname);
+        let message_id = format!("<probe.{}@{}>", id::secret_word(), self.hostname());
         let busy = || Stop::Failed("too many probes at once: try again in a moment".to_owned());
         let expected = self.inbound.probes.expect(&message_id, errand).ok_or_else(busy)?;
         let chosen = format!("{alias}{}", if wanted.to_crm { " --to-crm" } else { "" });
@@ -83,8 +82,8 @@ impl Control {
         let ruling = self.inbound.ruling();
         let fits = |door: &&Door| {
             let ip = reached_at(door.address).ip();
-            let balanced = ruling.balancers.get(&door.name).is_some_and(|all| all.iter().any(|net| net.contains(ip)));
-            door.tls != ListenerTls::Implicit && !balanced
+            let manner = ruling.manner(&door.name);
+            manner.tls != ListenerTls::Implicit && !manner.proxy.iter().any(|network| network.contains(ip))
         };
         self.doors.iter().find(fits).cloned().ok_or_else(|| {
             "no listener takes a probe: each begins with TLS, or wants a PROXY header from this machine".to_owned()
@@ -104,10 +103,10 @@ impl Control {
         let host = Host { name: at.ip().to_string(), port: at.port(), addresses: vec![at.ip()] };
         let route = Route { hosts: vec![host.clone()], ..probe_route() };
         let timeouts = Timeouts { connect: STEP, banner: STEP, ehlo: STEP, tls: STEP, ..STEPS };
-        let dial = TcpDial::new(timeouts, []).map_err(|error| error.to_string())?;
-        let dialled = dial.dial(&route, &host, &self.hostname, Demand::Usual).await;
+        let dial = TcpDial::new(timeouts, []);
+        let dialled = dial.dial(&route, &host, &self.hostname(), Demand::Usual).await;
         let mut connection = dialled.map_err(|error| outcome::words(&error.verdict))?;
-        let message = compose(alias, sender, message_id, &self.hostname, now);
+        let message = compose(alias, sender, message_id, &self.hostname(), now);
         let ended = attempt(&mut connection, &leg(alias, sender, message, now), &timeouts).await;
         let verdict = match ended {
             Ended::Verdict(verdict, Reuse::Keep | Reuse::Close) => verdict,

@@ -249,10 +249,11 @@ mod tests {
             rules: rules(&format!("[alias.'d.example']\naide = {alias}\n")),
             routes: BTreeMap::new(),
             legs_max: 10,
+            listeners: BTreeMap::new(),
             client_sessions_max: 50,
-            balancers: BTreeMap::new(),
             tls: None,
             auth: None,
+            checker: None,
             upstream: Vec::new(),
             srs: Srs::new(Domain::parse("srs.d.example").unwrap(), &[b"secret".to_vec()]).map(Arc::new),
         }

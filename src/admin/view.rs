@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::configuration::ConfigurationView;
 use crate::clock::Timestamp;
 use crate::config::units;
 use crate::events;
@@ -411,6 +412,8 @@ pub struct StatusView {
     pub hostname: String,
     pub uptime_seconds: u64,
     pub rule_set: String,
+    #[serde(default)]
+    pub configuration: ConfigurationView,
     pub listeners: Vec<String>,
     pub admin: Option<String>,
     pub sessions: usize,

@@ -14,6 +14,7 @@ use crate::admin::view::{Asked, Select};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::queue::sqlite::{OpenError, ROWS_MAX, ReadOnly, SqliteStore};
+use crate::reload::start;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueCommand {
@@ -391,7 +392,10 @@ pub(super) fn daemon(config: &Path) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn data_dir(config: &Path) -> anyhow::Result<PathBuf> {
-    Config::data_dir(config).map_err(|report| anyhow::anyhow!("{}", report.render(false)))
+    Config::data_dir(config).or_else(|report| {
+        // A daemon may well run on what it accepted before.
+        start::data_dir(config).ok_or_else(|| anyhow::anyhow!("{}", report.render(false)))
+    })
 }
 
 pub(super) fn ask_daemon(socket: &Path, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
@@ -443,6 +447,10 @@ fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> 
             }
             Request::Operate { .. }
             | Request::Status
+            | Request::Reload { .. }
+            | Request::Confirm
+            | Request::RollBack { .. }
+            | Request::History
             | Request::Audit { .. }
             | Request::Pause { .. }
             | Request::Resume { .. }

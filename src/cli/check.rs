@@ -7,8 +7,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::Ended;
+use crate::config::files::short;
 use crate::config::{self, Summary};
 use crate::diagnostic::Report;
+use crate::reload::start;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -35,15 +37,21 @@ pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
         if let Some(summary) = &summary {
             print_summary(summary);
         }
+        if let Some(instead) =
+            start::instead(config, summary.as_ref().map(|summary| summary.hash.as_str()), report.errors())
+        {
+            println!("{instead}");
+        }
         println!("{}", verdict(report.errors(), report.warnings(), findings));
     }
     if findings == 0 { Ended::Done } else { Ended::Findings }
 }
 
 fn print_summary(summary: &Summary) {
-    let Summary { hostname, rule_set, rule_files, routes, counts, inert } = summary;
+    let Summary { hostname, hash, rule_set, rule_files, routes, counts, inert } = summary;
     println!(
-        "{hostname}: rule set {rule_set} from {}: {}, {}, {}, {}, {}; {}",
+        "{hostname}: configuration {}, rule set {rule_set} from {}: {}, {}, {}, {}, {}; {}",
+        short(hash),
         plural(*rule_files, "file"),
         plural(counts.domains, "domain"),
         plural(counts.targets, "target"),
@@ -77,6 +85,7 @@ fn sum_up(summary: Option<&Summary>, report: &Report, findings: usize) -> serde_
         "warnings": report.warnings(),
         "findings": findings,
         "hostname": summary.map(|summary| &summary.hostname),
+        "hash": summary.map(|summary| &summary.hash),
         "rule_set": summary.map(|summary| &summary.rule_set),
         "inert": summary.map(|summary| &summary.inert),
     })

@@ -18,9 +18,9 @@ use tokio::sync::mpsc::Receiver;
 use super::standin::{self, Case};
 use super::{Ended, render};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::Config;
 use crate::daemon::{self, Daemon};
 use crate::listen::Inherited;
+use crate::reload::start;
 
 /// Runs until SIGINT or SIGTERM, and removes its folder.
 pub(super) fn run() -> anyhow::Result<Ended> {
@@ -45,14 +45,15 @@ pub(super) fn run() -> anyhow::Result<Ended> {
 async fn show(folder: &Folder, running: &mut Option<Daemon>) -> anyhow::Result<()> {
     let (crm, mut cases) = standin::start(|| SystemClock::new().now()).await.context("cannot start a stand-in CRM")?;
     let file = folder.write_configuration(crm)?;
-    let config = match Config::load(&file) {
-        Ok((config, _)) => config,
+    let clock = Arc::new(SystemClock::new());
+    let chosen = match start::choose(&file, clock.now()) {
+        Ok(chosen) => chosen,
         Err(report) => {
             eprint!("{}", report.render(std::io::stderr().is_terminal()));
             bail!("the demonstration's own configuration is wrong");
         }
     };
-    let daemon = running.insert(Daemon::start(config, Arc::new(SystemClock::new()), Inherited::none()).await?);
+    let daemon = running.insert(Daemon::start(chosen, clock, Inherited::none()).await?);
     println!("Pointsman listens on {}; behind it a stand-in CRM on {crm}.", daemon.listeners[0]);
     println!("The rules: mail for aide@solarmora.com goes to the CRM, with a copy to the sales team.\n");
 

@@ -1,7 +1,8 @@
 //! The command line: what an administrator types, and the exit code that comes back.
 //!
-//! `check`, `explain` and `dns` read the configuration themselves. The others ask the running daemon over its control socket;
-//! without a daemon, `queue list`, `queue show`, `quarantine list` and `trace` read the queue from disk.
+//! `check`, `explain` and `dns` read the configuration themselves. The others ask the running daemon over its control
+//! socket; without a daemon, `queue list`, `queue show`, `quarantine list` and `trace` read the queue from disk, and
+//! `rules history` what was accepted.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ mod check;
 mod demo;
 mod dns;
 mod explain;
+mod reload;
 mod render;
 mod serve;
 mod standin;
@@ -49,6 +51,11 @@ enum Command {
     Quarantine(ask::QuarantineCommand),
     /// What became of a message
     Trace(ask::TraceArgs),
+    /// Take the files on the disk: checked, tested and put in force whole, or not at all
+    Reload(reload::ReloadArgs),
+    /// The configurations that were accepted
+    #[command(subcommand)]
+    Rules(reload::RulesCommand),
     /// How the daemon is doing
     Status(Output),
     /// Let the legs of a route wait; mail is accepted all the same
@@ -106,6 +113,8 @@ pub fn run() -> ExitCode {
         Command::Queue(command) => ask::queue(&cli.config, command),
         Command::Quarantine(command) => ask::quarantine(&cli.config, command),
         Command::Trace(args) => ask::trace(&cli.config, args),
+        Command::Reload(args) => reload::run(&cli.config, args),
+        Command::Rules(command) => reload::rules(&cli.config, command),
         Command::Status(output) => ask::status(&cli.config, output.json),
         Command::Pause(args) => steer::pause(&cli.config, args),
         Command::Resume(args) => steer::resume(&cli.config, args),

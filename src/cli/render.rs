@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::admin::configuration::{ConfigurationView, shown};
 use crate::admin::control::Line;
 use crate::admin::view::{ActionView, AttemptView, LegView, MessageView, RefusedView, StatusView};
 use crate::events::{is_hidden, quoted};
@@ -20,6 +21,8 @@ pub(super) fn json(line: &Line) -> String {
         }),
         Line::Status(status) => serde_json::to_string(status),
         Line::Told { object, .. } => serde_json::to_string(object),
+        Line::Reload(reload) => serde_json::to_string(reload),
+        Line::Accepted(entry) => serde_json::to_string(entry),
         Line::End(_) | Line::Error(_) => Ok(String::new()),
     };
     let object = object.expect("a view is JSON");
@@ -47,6 +50,8 @@ pub(super) fn text(lines: &[Line]) -> String {
     for line in lines {
         match line {
             Line::Leg(_) | Line::Operated { .. } | Line::End(_) | Line::Error(_) => {}
+            // Their commands show them.
+            Line::Reload(_) | Line::Accepted(_) => {}
             Line::Message(message) => {
                 let _ = writeln!(out, "{}", journey(message));
             }
@@ -65,9 +70,14 @@ fn table_row(line: &Line) -> Option<[String; 7]> {
         Line::Leg(leg) => (leg, note(leg)),
         Line::Operated { leg, result, note } if note.is_empty() => (leg, result.clone()),
         Line::Operated { leg, result, note } => (leg, format!("{result}: {note}")),
-        Line::Message(_) | Line::Refused(_) | Line::Status(_) | Line::Told { .. } | Line::End(_) | Line::Error(_) => {
-            return None;
-        }
+        Line::Message(_)
+        | Line::Refused(_)
+        | Line::Status(_)
+        | Line::Told { .. }
+        | Line::Reload(_)
+        | Line::Accepted(_)
+        | Line::End(_)
+        | Line::Error(_) => return None,
     };
     let target = leg.target_name.clone().unwrap_or_else(|| leg.target.clone());
     Some([
@@ -228,6 +238,20 @@ fn refusal(refused: &RefusedView) -> String {
     format!("refused {at}  {client} ({helo}) from {sender} to <{recipient}>: {reply}\n")
 }
 
+fn configuration(view: &ConfigurationView) -> String {
+    let mut out = format!("configuration {}, accepted {}\n", shown(&view.hash), view.since);
+    if let Some(why) = &view.stale {
+        let _ = writeln!(out, "NOT WHAT {} SAYS: {}", view.path, quoted(why));
+    }
+    if let Some(until) = &view.confirm_by {
+        let _ = writeln!(out, "goes back at {until}, unless you say `pointsman rules confirm`");
+    }
+    if !view.waits_for_restart.is_empty() {
+        let _ = writeln!(out, "wait for a restart: {}", view.waits_for_restart.join(", "));
+    }
+    out
+}
+
 fn state_of_daemon(status: &StatusView) -> String {
     let mut out = String::new();
     let ready = match &status.not_ready {
@@ -239,6 +263,7 @@ fn state_of_daemon(status: &StatusView) -> String {
     let _ =
         writeln!(out, "listeners {}; admin {}", status.listeners.join(", "), status.admin.as_deref().unwrap_or("off"));
     let _ = writeln!(out, "rule set {}; {} sessions", status.rule_set, status.sessions);
+    out.push_str(&configuration(&status.configuration));
     let _ = writeln!(
         out,
         "data in {}, {} MiB free, new mail down to {} MiB; process {}",

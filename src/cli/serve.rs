@@ -2,36 +2,39 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::Ended;
 use crate::admin::drain::End;
-use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::clock::{Clock, SystemClock};
 use crate::contain;
 use crate::daemon::{self, Daemon};
 use crate::events;
 use crate::listen::Inherited;
 use crate::log;
+use crate::reload::start;
 
-/// Loads the configuration, serves and drains. A bad configuration is printed and ends before any port is open.
+/// Loads the configuration, serves and drains. A bad configuration is printed; it ends before any port is open where
+/// nothing was accepted before.
 pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
     let inherited = Inherited::from_environment()?;
-    let config = match Config::load(config) {
-        Ok((config, report)) => {
-            eprint!("{}", report.render(std::io::stderr().is_terminal()));
-            config
-        }
+    let clock = Arc::new(SystemClock::new());
+    let coloured = std::io::stderr().is_terminal();
+    let chosen = match start::choose(config, clock.now()) {
+        Ok(chosen) => chosen,
         Err(report) => {
-            eprint!("{}", report.render(std::io::stderr().is_terminal()));
+            eprint!("{}", report.render(coloured));
             return Ok(Ended::Findings);
         }
     };
+    let told = chosen.refused.as_ref().unwrap_or(&chosen.loaded.report);
+    eprint!("{}", told.render(coloured));
     daemon::keep_files_private();
-    let _log = log::install(config.log).context("cannot start the log")?;
+    let _log = log::install(chosen.loaded.config.log).context("cannot start the log")?;
     contain::tell_panics();
-    events::without_function(&config.inert);
+    events::without_function(&chosen.loaded.config.inert);
     daemon::raise_descriptor_limit();
     daemon::runtime()?.block_on(async {
         let signalled = daemon::until_signalled();
@@ -40,7 +43,7 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
             // First: what reads addresses.json may send SIGTERM before we have looked for it.
             biased;
             early = &mut signalled => return early.map(|()| Ended::Done),
-            started = Daemon::start(config, std::sync::Arc::new(SystemClock::new()), inherited) => started?,
+            started = Daemon::start(chosen, clock, inherited) => started?,
         };
         let ended = tokio::select! {
             signal = signalled => signal.map(|()| Ended::Done),

@@ -1,6 +1,7 @@
 //! The files of a configuration: read, and handed to [`resolve`](super::resolve).
 //!
-//! `rules` may hold `*` in a file name. Files that it finds are read in the order of their names.
+//! `rules` may hold `*` in a file name. Files that it finds are read in the order of their names. Where they are read,
+//! on the disk or in a set that was kept, is `files`' to know.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -8,25 +9,41 @@ use std::path::{Path, PathBuf};
 
 use crate::auth::key_file;
 use crate::clock::{Clock, SystemClock};
-use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
+use crate::diagnostic::{Diagnostic, Place, Placed, Report, Severity, Source};
 use crate::relay::TlsMode;
 use crate::rules::set::Counts;
 use crate::tls;
 
+use super::files::{FileSet, Origin, Reader, read_bounded};
 use super::raw::{self, Raw};
 use super::{Config, KeyPlace, RuleSource, resolve};
 
-pub(super) fn load(path: &Path) -> Result<(Config, Report), Report> {
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// Warnings.
+    pub report: Report,
+    /// What it was made of.
+    pub files: FileSet,
+}
+
+pub(super) fn load(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
     let mut report = Report::default();
-    let config = read_all(path, &mut report);
+    let reader = Reader::new(path, origin);
+    let config = read_all(path, &reader, &mut report);
     match config {
-        Some(config) => Ok((config, report)),
+        Some(mut config) => {
+            let files = reader.into_set();
+            config.prints = files.prints();
+            Ok(Loaded { config, report, files })
+        }
         None => Err(report),
     }
 }
 
-fn read_all(path: &Path, report: &mut Report) -> Option<Config> {
-    let text = match read_bounded(path) {
+fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Config> {
+    let text = match reader.read_main() {
         Ok(text) => text,
         Err(error) => {
             let unread = Diagnostic::error(format!("cannot read `{}`: {error}", path.display()));
@@ -36,24 +53,31 @@ fn read_all(path: &Path, report: &mut Report) -> Option<Config> {
     };
     let source = Source::new(path.display().to_string(), text);
     let raw = raw::read(&source, report)?;
-    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    let sources = rule_sources(&folder, &raw, report);
+    let sources = rule_sources(reader, &raw, report);
     let read = |rules_file: &str, name: &str| {
-        let folder = Path::new(rules_file).parent().unwrap_or(Path::new("")).to_owned();
-        let path = folder.join(name);
-        read_bounded(&path).map_err(|error| format!("{}: {error}", path.display()))
+        let path = Path::new(rules_file).parent().unwrap_or(Path::new("")).join(name);
+        reader.read(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let before = report.errors();
     let placed = CertificatePlaces::of(&raw);
     let dkim_key = raw.dkim.as_ref().and_then(|dkim| dkim.key.as_ref()).map(|key| key.place.clone());
     let config = resolve(path, raw, sources, &read, report);
-    let config = config.filter(|config| placed.check(config, report));
+    // A certificate is no part of what was accepted once: its loss costs TLS, not mail.
+    let severity = if reader.is_kept() { Severity::Warning } else { Severity::Error };
+    let config = config.filter(|config| placed.check(config, severity, report));
     // Errors in the main file do not keep the rules from being checked, but they keep the whole from being used.
     let config = if before > 0 { None } else { config };
     config.inspect(|config| {
         secrets_readable_by_all(config, report);
         look_at_dkim_key(config, dkim_key.as_ref(), report);
     })
+}
+
+/// Loads, lints and runs the rules' tests: what may serve is what comes out without an error.
+pub(super) fn vet(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
+    let mut loaded = load(path, origin)?;
+    loaded.config.rules.run_tests().into_iter().for_each(|failure| loaded.report.add(failure));
+    if loaded.report.errors() > 0 { Err(loaded.report) } else { Ok(loaded) }
 }
 
 /// Where the data directory of the configuration at `path` is, whatever else is wrong with it: who looks into the queue
@@ -67,9 +91,18 @@ pub(super) fn data_dir(path: &Path) -> Result<PathBuf, Report> {
     })?;
     let source = Source::new(path.display().to_string(), text);
     match raw::read(&source, &mut report) {
-        Some(raw) => Ok(super::data_dir(path, &raw)),
-        None => Err(report),
+        Some(raw) => Ok(super::data_dir(path, raw.data.as_deref())),
+        // Not even TOML; but the line may be whole.
+        None => raw::data_in_ruins(&source.text).map(|data| super::data_dir(path, Some(&data))).ok_or(report),
     }
+}
+
+/// Where the data directory may be of a configuration that does not say so any more, most likely first.
+pub(super) fn data_dirs_guessed() -> Vec<PathBuf> {
+    // systemd tells a service with `StateDirectory=` where that is; several are separated by colons.
+    let told = std::env::var_os("STATE_DIRECTORY");
+    let told = told.iter().flat_map(std::env::split_paths);
+    told.chain([PathBuf::from(super::DATA)]).collect()
 }
 
 /// Where the configuration names files of certificates.
@@ -90,27 +123,27 @@ impl CertificatePlaces {
         }
     }
 
-    /// Whether all certificates can be used.
-    fn check(&self, config: &Config, report: &mut Report) -> bool {
+    /// Whether all certificates can be used, where one that cannot is an error.
+    fn check(&self, config: &Config, severity: Severity, report: &mut Report) -> bool {
         let before = report.errors();
         if let Some(files) = &config.tls {
             match tls::Server::open(files.clone()) {
-                Ok(server) if server.expires() <= SystemClock::new().now() => {
-                    // Most senders encrypt without looking, so it is better than none.
-                    let what =
-                        format!("the certificate in `{}` expired at {}", files.certificate.display(), server.expires());
-                    report.add(placed(Diagnostic::warning(what), self.certificate.as_ref()));
+                Ok(server) => {
+                    if let Some(expired) = server.expires().filter(|expires| *expires <= SystemClock::new().now()) {
+                        // Most senders encrypt without looking, so it is better than none.
+                        let what = format!("the certificate in `{}` expired at {expired}", files.certificate.display());
+                        report.add(placed(Diagnostic::warning(what), self.certificate.as_ref()));
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => {
                     let place = if error.path() == files.key { &self.key } else { &self.certificate };
-                    report.add(placed(Diagnostic::error(error.to_string()), place.as_ref()));
+                    report.add(placed(Diagnostic::new(severity, error.to_string()), place.as_ref()));
                 }
             }
         }
         for route in config.routes.values().filter(|route| route.tls == TlsMode::Verify && route.ca.is_some()) {
             if let Err(error) = tls::Connector::verifying(route.ca.as_deref()) {
-                report.add(placed(Diagnostic::error(error.to_string()), self.ca.get(&route.name)));
+                report.add(placed(Diagnostic::new(severity, error.to_string()), self.ca.get(&route.name)));
             }
         }
         report.errors() == before
@@ -124,14 +157,14 @@ fn placed(finding: Diagnostic, place: Option<&Place>) -> Diagnostic {
     }
 }
 
-fn rule_sources(folder: &Path, raw: &Raw, report: &mut Report) -> Vec<RuleSource> {
+fn rule_sources(reader: &Reader<'_>, raw: &Raw, report: &mut Report) -> Vec<RuleSource> {
     let mut paths: Vec<PathBuf> = Vec::new();
     let patterns = match &raw.rules {
         Some(written) => written.iter().map(|pattern| (pattern.value.as_str(), Some(&pattern.place))).collect(),
         None => vec![(RULES, None)],
     };
     for (pattern, place) in patterns {
-        let finding = match find(folder, pattern) {
+        let finding = match reader.find(pattern) {
             Ok(found) if found.is_empty() => Diagnostic::warning(format!("no rules file matches `{pattern}`"))
                 .help("without rules every recipient is refused"),
             Ok(found) => {
@@ -149,67 +182,12 @@ fn rule_sources(folder: &Path, raw: &Raw, report: &mut Report) -> Vec<RuleSource
     paths.dedup();
     let mut sources = Vec::new();
     for path in paths {
-        match read_bounded(&path) {
+        match reader.read(&path) {
             Ok(text) => sources.push(RuleSource { source: Source::new(path.display().to_string(), text), path }),
             Err(error) => report.add(Diagnostic::error(format!("cannot read `{}`: {error}", path.display()))),
         }
     }
     sources
-}
-
-/// The files that a path with `*` in its last part matches; a path without one must exist.
-fn find(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
-    let whole = folder.join(pattern);
-    let name = whole.file_name().and_then(|name| name.to_str()).ok_or("expected a path to files")?;
-    let parent = whole.parent().unwrap_or(Path::new(""));
-    if parent.to_str().is_some_and(|parent| parent.contains('*')) {
-        return Err("`*` may stand in the last part of the path only".to_owned());
-    }
-    if !name.contains('*') {
-        return if whole.is_file() { Ok(vec![whole]) } else { Err("no such file".to_owned()) };
-    }
-    let listing = match std::fs::read_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) {
-        Ok(listing) => listing,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut found = Vec::new();
-    for entry in listing {
-        let entry = entry.map_err(|error| error.to_string())?;
-        let file = entry.file_name();
-        // An editor's swap file begins with a dot and is no rules file.
-        let matches = file.to_str().is_some_and(|file| !file.starts_with('.') && glob(name, file));
-        if matches && parent.join(&file).is_file() {
-            found.push(parent.join(&file));
-        }
-        if found.len() > RULE_FILES_MAX {
-            return Err(format!("more than {RULE_FILES_MAX} files"));
-        }
-    }
-    Ok(found)
-}
-
-/// `*` stands for any characters, also none. Each star takes as little as the next literal lets it: no backtracking.
-fn glob(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or("")) else { return false };
-    let Some(last) = pattern.rsplit_once('*').map(|(_, last)| last) else { return rest.is_empty() };
-    let middle: Vec<&str> = parts.collect();
-    for part in &middle[..middle.len().saturating_sub(1)] {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
-}
-
-fn read_bounded(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("the file is over {FILE_BYTES_MAX} bytes"));
-    }
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
 /// An address that was put into a file is a secret: whoever knows a CRM's address can open cases past us.
@@ -250,6 +228,8 @@ fn is_readable_by_all(path: &Path) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     pub hostname: String,
+    /// Of all files, as `rules history` shows it.
+    pub hash: String,
     pub rule_set: String,
     pub rule_files: usize,
     pub routes: usize,
@@ -264,13 +244,14 @@ pub struct Summary {
 #[must_use]
 pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
     let _ = offline;
-    let (config, mut report) = match load(path) {
+    let Loaded { config, mut report, .. } = match load(path, Origin::Disk) {
         Ok(loaded) => loaded,
         Err(report) => return (report, None),
     };
     config.rules.run_tests().into_iter().for_each(|failure| report.add(failure));
     let summary = Summary {
         hostname: config.hostname.clone(),
+        hash: config.prints.whole.clone(),
         rule_set: config.rules.short_hash().to_owned(),
         rule_files: config.rule_files.len(),
         routes: config.routes.len(),
@@ -282,32 +263,9 @@ pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
 
 /// Where rules stand unless the configuration says otherwise.
 const RULES: &str = "rules/*.toml";
-/// A million aliases are some 60 MB.
-const FILE_BYTES_MAX: u64 = 128 << 20;
-/// One file a domain; beyond it the pattern probably hit the wrong folder.
-const RULE_FILES_MAX: usize = 10_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn globs() {
-        for (pattern, text, matches) in [
-            ("*.toml", "a.toml", true),
-            ("*.toml", ".toml", true),
-            ("*.toml", "a.toml~", false),
-            ("*", "", true),
-            ("a*b*c", "a-b-c", true),
-            ("a*b*c", "abc", true),
-            ("a*b*c", "acb", false),
-            ("a*a", "a", false),
-            ("a", "a", true),
-            ("a", "ab", false),
-        ] {
-            assert_eq!(glob(pattern, text), matches, "{pattern} {text}");
-        }
-    }
 
     #[test]
     fn files_are_read_in_name_order_and_none_found_is_a_warning() {

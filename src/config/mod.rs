@@ -23,11 +23,13 @@ use crate::tls;
 
 pub mod units;
 pub mod raw;
+pub mod files;
 pub mod load;
 pub mod records;
 
 pub use crate::tls::ListenerTls;
-pub use load::{Summary, check};
+pub use files::{FileSet, Origin, Prints};
+pub use load::{Loaded, Summary, check};
 
 use raw::{Raw, RawDkim, RawHost, RawRoute, RawSrs};
 
@@ -64,6 +66,8 @@ pub struct Config {
     pub rules: Arc<RuleSet>,
     /// In the order in which they were read.
     pub rule_files: Vec<PathBuf>,
+    /// Of the files that it was made of; empty where it was made of none.
+    pub prints: Prints,
     /// What the files ask for that is not built yet.
     pub inert: Vec<String>,
 }
@@ -147,13 +151,26 @@ pub struct RuleSource {
 impl Config {
     /// Reads the file at `path` and all that it names. The report of a success holds warnings at the most.
     pub fn load(path: &Path) -> Result<(Config, Report), Report> {
-        load::load(path)
+        load::load(path, Origin::Disk).map(|loaded| (loaded.config, loaded.report))
+    }
+
+    /// As [`Config::load`], the rules' tests run with it; a test that fails is an error. The files are read at `path`, or
+    /// from a kept set, as if it stood there.
+    pub fn vet(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
+        load::vet(path, origin)
     }
 
     /// The data directory that the file at `path` names, whatever else is wrong with the configuration. An error only
-    /// where the file cannot be read or is no TOML.
+    /// where the file cannot be read, or is so wrong that nothing in it says so.
     pub fn data_dir(path: &Path) -> Result<PathBuf, Report> {
         load::data_dir(path)
+    }
+
+    /// Where the data directory may be if the file does not say so any more, most likely first. Whoever looks there must
+    /// make sure that what he finds belongs to his file.
+    #[must_use]
+    pub fn data_dirs_guessed() -> Vec<PathBuf> {
+        load::data_dirs_guessed()
     }
 }
 
@@ -183,7 +200,7 @@ pub fn resolve(
         return None;
     }
     let srs = raw.srs.as_ref().and_then(|raw| srs(path, raw, read, report));
-    let data = data_dir(path, &raw);
+    let data = data_dir(path, raw.data.as_deref());
     let dkim = dkim(raw.dkim.as_ref(), &folder, &data);
     let admin = raw.admin.map(|admin| Admin {
         address: admin.address.unwrap_or(SocketAddr::from(ADMIN)),
@@ -225,6 +242,7 @@ pub fn resolve(
         dkim,
         rules: Arc::new(parsed.rules),
         rule_files: rule_sources.into_iter().map(|file| file.path).collect(),
+        prints: Prints::default(),
         data,
         inert,
     })
@@ -279,8 +297,8 @@ fn dkim(raw: Option<&RawDkim>, folder: &Path, data: &Path) -> Option<Dkim> {
     Some(Dkim { selector: selector.unwrap_or_else(|| Domain::parse(SELECTOR).expect("it is one label")), key })
 }
 
-fn data_dir(path: &Path, raw: &Raw) -> PathBuf {
-    path.parent().unwrap_or(Path::new("")).join(raw.data.as_deref().unwrap_or(DATA))
+fn data_dir(path: &Path, written: Option<&str>) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).join(written.unwrap_or(DATA))
 }
 
 fn listeners(raw: &Raw, report: &mut Report) -> Vec<Listener> {

@@ -153,6 +153,17 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     Some(raw)
 }
 
+/// The data directory that a file names which is no TOML as a whole: by the line that says so, before any section.
+#[must_use]
+pub fn data_in_ruins(text: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
+    lines.filter(|line| line.starts_with("data")).find_map(|line| {
+        let source = Source::new("", line);
+        let document = Document::parse(&source).ok()?;
+        document.root().take("data")?.string().map(|data| data.value)
+    })
+}
+
 fn hostname(text: &str) -> Result<Domain, String> {
     match Domain::parse(text) {
         Ok(domain) if domain.is_literal() => Err("expected a name, not an address literal".to_owned()),
@@ -516,6 +527,21 @@ mod tests {
     fn message_sizes_at_their_limits_and_one_past_them() {
         for (text, ok) in [("1KiB", true), ("1023B", false), ("1GiB", true), ("1073741825B", false)] {
             assert_eq!(message_size(text).is_ok(), ok, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_data_directory_is_found_in_ruins() {
+        for (text, data) in [
+            ("hostname = \n data = '/d' # here\n[tls", Some("/d")),
+            ("\0\n\tdata=\"/d e\"\n", Some("/d e")),
+            ("data = ['/d']\n", None),
+            ("database = '/d'\n", None),
+            ("[queue]\ndata = '/d'\n", None),
+            ("data = '/d\n", None),
+            ("", None),
+        ] {
+            assert_eq!(data_in_ruins(text).as_deref(), data, "{text:?}");
         }
     }
 

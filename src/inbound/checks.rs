@@ -86,7 +86,7 @@ impl Inbound {
         let head = message.head.as_bytes();
         let found = cuts::find(&header.fields, head, &ruling.session.hostname);
         let (ip, helo) = outside(ruling, message, header);
-        let report = match (&self.checker, &ruling.auth) {
+        let report = match (&ruling.checker, &ruling.auth) {
             (Some(checker), Some(settings)) => {
                 let subject = Subject {
                     ip,

@@ -66,15 +66,15 @@ where
 {
     pub(super) fn new(
         inbound: &'a Arc<Inbound>,
+        ruling: Arc<Ruling>,
         stream: S,
         peer: SocketAddr,
         listener: &'a str,
         tls: ListenerTls,
     ) -> Self {
-        let ruling = inbound.ruling();
         let security = match tls {
             ListenerTls::Implicit => Security::Up,
-            ListenerTls::StartTls if ruling.tls.is_some() => Security::Offered,
+            ListenerTls::StartTls if ruling.offers_tls() => Security::Offered,
             ListenerTls::StartTls | ListenerTls::Off => Security::Plain,
         };
         let session = Session::with_security(Arc::clone(&ruling.session), security);

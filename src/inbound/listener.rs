@@ -17,11 +17,10 @@ use super::{Inbound, connection};
 use crate::contain::{contain, trip};
 use crate::events;
 use crate::reply;
-use crate::tls::ListenerTls;
 
 impl Inbound {
     /// Accepts connections until [`Inbound::drain`]; one task each.
-    pub async fn listen(self: Arc<Self>, listener: Arc<TcpListener>, name: Arc<str>, tls: ListenerTls) {
+    pub async fn listen(self: Arc<Self>, listener: Arc<TcpListener>, name: Arc<str>) {
         let mut closing = self.closing.subscribe();
         let mut reserve = Reserve::take();
         loop {
@@ -33,7 +32,7 @@ impl Inbound {
             trip("listener");
             match accepted {
                 Ok((stream, peer)) => {
-                    Arc::clone(&self).admit(stream, peer, Arc::clone(&name), tls);
+                    Arc::clone(&self).admit(stream, peer, Arc::clone(&name));
                     reserve.refill();
                 }
                 Err(error) => {
@@ -49,7 +48,7 @@ impl Inbound {
         }
     }
 
-    fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>, tls: ListenerTls) {
+    fn admit(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, listener: Arc<str>) {
         // Replies are small and awaited: Nagle's algorithm would only delay them. Where it fails nothing is lost.
         let _ = stream.set_nodelay(true);
         // While we drain, who comes is told to come back: a closed port may be held open by whoever starts us.
@@ -65,7 +64,7 @@ impl Inbound {
         tokio::spawn(async move {
             let _place = place;
             // What panics inside a session is contained there; here it is only what surrounds one.
-            let _ = contain("session", self.serve(stream, peer, &listener, tls)).await;
+            let _ = contain("session", self.serve(stream, peer, &listener)).await;
         });
     }
 }

@@ -52,21 +52,48 @@ pub struct Ruling {
     pub routes: BTreeMap<String, Arc<Route>>,
     /// Legs that one message may have.
     pub legs_max: usize,
-    /// By listener: the peers that must send a PROXY header.
-    pub balancers: BTreeMap<String, Vec<Network>>,
+    /// By the name of the listener; one that is not there offers no TLS and has no balancer.
+    pub listeners: BTreeMap<String, Manner>,
     /// Without it no listener offers TLS. A reload of the certificate alone happens inside it.
     pub tls: Option<Arc<tls::Server>>,
     /// Absent: no sender is rewritten.
     pub srs: Option<Arc<Srs>>,
     /// Absent: nobody is checked.
     pub auth: Option<auth::disposition::Settings>,
+    /// What asks the DNS who may send; needed where `auth` is.
+    pub checker: Option<Arc<Checker>>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
     /// Sessions that one client may have at one time.
     pub client_sessions_max: usize,
 }
 
+/// How a listener receives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manner {
+    pub tls: ListenerTls,
+    /// The peers that must send a PROXY header.
+    pub proxy: Vec<Network>,
+}
+
+impl Manner {
+    /// In clear text, from anybody.
+    pub const PLAIN: Manner = Manner { tls: ListenerTls::Off, proxy: Vec::new() };
+}
+
 impl Ruling {
+    /// How a listener receives.
+    #[must_use]
+    pub fn manner(&self, listener: &str) -> Manner {
+        self.listeners.get(listener).cloned().unwrap_or(Manner::PLAIN)
+    }
+
+    /// There is a certificate that can be shown.
+    #[must_use]
+    pub fn offers_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|server| server.expires().is_some())
+    }
+
     /// The reverse-path that the next hop is told of mail from `sender` to `target`, and who is behind it where it is a
     /// return path of ours. `state` is where the leg starts: what waits for an operator has not gone out.
     #[must_use]
@@ -152,8 +179,6 @@ pub struct Inbound {
     pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
-    /// What asks the DNS who may send; needed where a ruling wants checks.
-    pub checker: Option<Arc<Checker>>,
     /// Holds back large messages that want to be verified at the same time.
     verification: Budget,
     returns: returns::ReturnCounts,
@@ -175,8 +200,6 @@ pub struct Parts {
     pub ids: Arc<Ids>,
     pub store: Arc<dyn Store>,
     pub handover: Arc<Handover>,
-    /// What asks the DNS who may send; needed where a ruling wants checks.
-    pub checker: Option<Arc<Checker>>,
 }
 
 impl Inbound {
@@ -188,7 +211,6 @@ impl Inbound {
             ids: parts.ids,
             store: parts.store,
             handover: parts.handover,
-            checker: parts.checker,
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             returns: returns::ReturnCounts::default(),
             ruling: RwLock::new(Arc::new(ruling)),
@@ -206,6 +228,11 @@ impl Inbound {
         Arc::clone(&self.ruling.read().expect("no code panics while it holds this lock"))
     }
 
+    /// Sessions that begin from now on decide by `ruling`.
+    pub fn rule(&self, ruling: Ruling) {
+        *self.ruling.write().expect("no code panics while it holds this lock") = Arc::new(ruling);
+    }
+
     /// The sessions that are open.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -213,15 +240,15 @@ impl Inbound {
     }
 
     /// Runs one session on `stream` to its end.
-    pub async fn serve<S>(self: &Arc<Self>, mut stream: S, peer: SocketAddr, listener: &str, tls: ListenerTls)
+    pub async fn serve<S>(self: &Arc<Self>, mut stream: S, peer: SocketAddr, listener: &str)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     {
         let open = SessionOpen::new(listener);
         let ruling = self.ruling();
-        let balancers = ruling.balancers.get(listener).map_or(&[][..], Vec::as_slice);
-        let why = match balancer::client(&mut stream, balancers, peer).await {
-            Some(client) => self.serve_client(&ruling, stream, client, listener, tls).await,
+        let manner = ruling.manner(listener);
+        let why = match balancer::client(&mut stream, &manner.proxy, peer).await {
+            Some(client) => self.serve_client(ruling, stream, client, listener, manner.tls).await,
             None => "no-proxy-header",
         };
         open.close(peer.ip(), why);
@@ -230,7 +257,7 @@ impl Inbound {
     /// A session with the client that a load balancer, if there is one, has named. Says how it ended.
     async fn serve_client<S>(
         self: &Arc<Self>,
-        ruling: &Ruling,
+        ruling: Arc<Ruling>,
         stream: S,
         client: SocketAddr,
         listener: &str,
@@ -248,7 +275,7 @@ impl Inbound {
             connection::turn_away(stream, reply::TOO_MANY_CONNECTIONS).await;
             return "too-many-of-one-client";
         }
-        let mut connection = connection::Connection::new(self, stream, client, listener, tls);
+        let mut connection = connection::Connection::new(self, ruling, stream, client, listener, tls);
         match contain("session", connection.run()).await {
             Ok(why) => why,
             Err(Panicked) => {

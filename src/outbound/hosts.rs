@@ -29,21 +29,23 @@ async fn look_up(route: &Route, domain: &Domain, shared: &Shared) -> Result<Arc<
         // Only our names are compared then.
         Reach::Private => Vec::new(),
     };
-    let us = Us { names: &shared.names, addresses: &own };
+    let ways = shared.ways();
+    let us = Us { names: &ways.names(), addresses: &own };
     let chance = shared.ports.chance.next();
-    let found = lookup::destinations(domain, us, reach, chance, &*shared.ports.dns).await?;
+    let found = lookup::destinations(domain, us, reach, chance, &*ways.dns).await?;
     Ok(found.into_iter().map(|destination| host(destination, route.port)).collect())
 }
 
 /// Where our listeners are, as far as we know: where they are bound to, and where our own name leads. A listener on all
 /// addresses does not say which these are; then our name does.
 async fn own_addresses(shared: &Shared) -> Vec<IpAddr> {
-    let (dns, hostname) = (&*shared.ports.dns, &*shared.settings.hostname);
+    let ways = shared.ways();
+    let (dns, hostname) = (&*ways.dns, &*ways.settings.hostname);
     let (six, four) = tokio::join!(dns.aaaa(hostname), dns.a(hostname));
     // Without an answer the listeners' own and our name among the MX must do; the hops of a message end any loop.
     let six = six.iter().flat_map(|all| all.iter()).copied().map(IpAddr::V6);
     let four = four.iter().flat_map(|all| all.iter()).copied().map(IpAddr::V4);
-    shared.settings.addresses.iter().copied().chain(six).chain(four).collect()
+    ways.settings.addresses.iter().copied().chain(six).chain(four).collect()
 }
 
 fn host(destination: Destination, port: u16) -> Host {

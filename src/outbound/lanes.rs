@@ -39,8 +39,7 @@ struct Place {
 pub(super) type Returned = BTreeMap<Timestamp, Vec<LegId>>;
 
 impl Lanes {
-    pub(super) fn new(route: Route, desk: Arc<Desk>) -> Lanes {
-        let route = Arc::new(route);
+    pub(super) fn new(route: Arc<Route>, desk: Arc<Desk>) -> Lanes {
         if route.hosts.is_empty() {
             return Lanes::ByDomain(ByDomain { route, desk, lanes: HashMap::new() });
         }
@@ -121,8 +120,13 @@ impl Lanes {
     }
 
     /// Ends the taking of legs; gives those that wait.
-    pub(super) fn drain(&self) -> Vec<LegId> {
-        self.all().flat_map(|lane| lane.drain()).map(|leg| leg.id).collect()
+    pub(super) fn drain(&self) -> Vec<OwnedLeg> {
+        self.all().flat_map(|lane| lane.drain()).collect()
+    }
+
+    /// Nobody works in any of them, and nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.all().all(|lane| lane.is_idle())
     }
 
     fn all(&self) -> Box<dyn Iterator<Item = &Arc<Lane>> + '_> {
@@ -248,7 +252,7 @@ mod tests {
             concurrency,
             dedupe: None,
         };
-        Lanes::new(route, Arc::new(Desk::new(NOW)))
+        Lanes::new(Arc::new(route), Arc::new(Desk::new(NOW)))
     }
 
     fn leg(message: i64, domain: &str) -> OwnedLeg {

@@ -52,7 +52,7 @@ fn event(shared: &Shared, leg: &OwnedLeg, dsn_passed_on: bool, settlement: &Sett
         State::Delivered if !dsn_passed_on => Some(Event::Relayed),
         State::Queued => {
             let attempt = leg.attempts.saturating_add(1);
-            bounce::delay_is_told(&shared.settings.retry, attempt).then_some(Event::Delayed)
+            bounce::delay_is_told(&shared.ways().settings.retry, attempt).then_some(Event::Delayed)
         }
         State::Delivered | State::Held | State::Quarantined | State::Duplicate | State::Omitted | State::Discarded => {
             None
@@ -88,15 +88,16 @@ fn notification(
     let alias = Mailbox::parse(&leg.alias).ok()?;
     let from = Mailbox::parse(&format!("postmaster@{}", alias.domain())).ok()?;
     let id = shared.ports.ids.next(at, &shared.ports.chance);
+    let ways = shared.ways();
     let reported = match event {
         Event::Failed => Reported::Failed,
-        Event::Delayed => Reported::Delayed { until: leg.received.after(shared.settings.expire) },
+        Event::Delayed => Reported::Delayed { until: leg.received.after(ways.settings.expire) },
         Event::Relayed => Reported::Relayed,
     };
-    let given_up_after = (settlement.state == State::Expired).then_some(shared.settings.expire);
+    let given_up_after = (settlement.state == State::Expired).then_some(ways.settings.expire);
     let cause = bounce::cause(verdict, reported, given_up_after);
     let composed = bounce::compose(&Notice {
-        hostname: &shared.settings.hostname,
+        hostname: &ways.settings.hostname,
         id,
         at,
         from: &from,
@@ -117,7 +118,7 @@ fn notification(
         listener: INTERNAL.to_owned(),
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ptr: None,
-        helo: shared.settings.hostname.clone(),
+        helo: ways.settings.hostname.clone(),
         protocol: INTERNAL,
         sender: ReversePath::Null,
         body_type: BodyType::SevenBit,
@@ -137,7 +138,8 @@ fn notification(
 
 /// The notification with our signature before it. Where it cannot be made the notification is owed all the same.
 fn signed(shared: &Shared, id: MessageId, domain: &Domain, message: Vec<u8>) -> Vec<u8> {
-    let Some(signer) = &shared.settings.signer else { return message };
+    let ways = shared.ways();
+    let Some(signer) = &ways.settings.signer else { return message };
     match signer.sign(domain, &message) {
         Ok(field) => [field.into_bytes(), message].concat(),
         Err(error) => {

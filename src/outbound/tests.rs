@@ -363,11 +363,9 @@ impl World {
         let ports = Ports {
             clock: clock.clone(),
             store: store.clone(),
-            dial: Arc::new(FakeDial { crm: Arc::clone(&crm), started: Instant::now() }),
             chance: Arc::new(Chance::seeded(1)),
             ids: Arc::new(Ids::after(MessageId(1_000))),
             handover: handover.clone(),
-            dns: Arc::new(Zone::parse(zone)),
         };
         let settings = Settings {
             hostname: "mx.example".to_owned(),
@@ -377,7 +375,9 @@ impl World {
             addresses: vec!["9.9.9.25".parse().unwrap()],
             signer: None,
         };
-        let outbound = Outbound::start(ports, settings, routes);
+        let routes = routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect();
+        let dial = Arc::new(FakeDial { crm: Arc::clone(&crm), started: Instant::now() });
+        let outbound = Outbound::start(ports, Ways { settings, routes, dial, dns: Arc::new(Zone::parse(zone)) });
         World { store, crm, handover, clock, outbound }
     }
 

@@ -41,12 +41,12 @@ pub(super) async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
         }
         flight.land();
         if let Some(spent) = kept.take_if(|kept| kept.is_spent()) {
-            spent.quit(&shared.settings.timeouts).await;
+            spent.quit(&shared.ways().settings.timeouts).await;
         }
     }
     drop(seat);
     if let Some(kept) = kept {
-        kept.quit(&shared.settings.timeouts).await;
+        kept.quit(&shared.ways().settings.timeouts).await;
     }
 }
 
@@ -216,7 +216,7 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
             return Carried::Attempted(Said::without_tls(domain.to_string(), None, TlsLack::Host));
         }
         if let Some(unfit) = kept.take_if(|kept| !kept.connection.keeps_to_tls()) {
-            unfit.quit(&shared.settings.timeouts).await;
+            unfit.quit(&shared.ways().settings.timeouts).await;
         }
     }
     // What a host that spoke to us and found fault has said.
@@ -241,7 +241,7 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
                 }
             }
         };
-        let (verdict, reuse) = match attempt(&mut session.connection, leg, &shared.settings.timeouts).await {
+        let (verdict, reuse) = match attempt(&mut session.connection, leg, &shared.ways().settings.timeouts).await {
             // A fresh session is never stale: this goes around once.
             Ended::Stale => continue,
             Ended::Unread(error, reuse) => {
@@ -256,12 +256,12 @@ async fn carry(lane: &Lane, shared: &Shared, leg: &OwnedLeg, kept: &mut Option<K
         let next = session.host + 1;
         if said.asks_for_next_host() && next < session.hosts.len() {
             fault = Some(Fault { said, hosts: Arc::clone(&session.hosts), next });
-            session.quit(&shared.settings.timeouts).await;
+            session.quit(&shared.ways().settings.timeouts).await;
             continue;
         }
         // Others shall not be bound to the host that met a stranger's demand.
         if demand == Demand::VerifiedTls && lane.route.tls != TlsMode::Verify && reuse == Reuse::Keep {
-            session.quit(&shared.settings.timeouts).await;
+            session.quit(&shared.ways().settings.timeouts).await;
         } else {
             part(kept, session, reuse);
         }
@@ -317,11 +317,11 @@ async fn dial(
     from: usize,
     demand: Demand,
 ) -> Result<Kept, DialError> {
-    let route = &lane.route;
-    let helo = route.helo.as_deref().unwrap_or(&shared.settings.hostname);
+    let (route, ways) = (&lane.route, shared.ways());
+    let helo = route.helo.as_deref().unwrap_or(&ways.settings.hostname);
     let mut result = None;
     for (n, host) in hosts.iter().enumerate().skip(from) {
-        match shared.ports.dial.dial(route, host, helo, demand).await {
+        match ways.dial.dial(route, host, helo, demand).await {
             Ok(connection) => {
                 if let Security::ClearAfter(why) = &connection.security {
                     events::tls_given_up(&route.name, &connection.peer, why);
@@ -340,6 +340,10 @@ async fn dial(
 
 /// `legs` share the answer; the first is the one that was dialled for.
 fn backed_off(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], wait: Duration, words: &str) {
+    // What was found out about a route as it was says nothing of the route as it is.
+    if lane.is_draining() {
+        return;
+    }
     let (route, leg) = (&lane.route.name, &legs[0]);
     let why = scrub(words, &leg.target, &leg.alias);
     match lane.domain() {
@@ -347,6 +351,10 @@ fn backed_off(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], wait: Duration, w
         None => {
             shared.ports.handover.back_off(route, Trouble { until: shared.now().after(wait), why });
             events::lane_backed_off(route, legs.len(), wait, words, &leg.target, &leg.alias);
+            // It may have been retired at this very moment, and its successor opened before we closed it.
+            if lane.is_draining() {
+                shared.ports.handover.reopen(route);
+            }
         }
         // The other domains' mail goes on being handed over.
         Some(domain) => events::domain_backed_off(route, domain.as_str(), legs.len(), wait, &why),
@@ -354,6 +362,9 @@ fn backed_off(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], wait: Duration, w
 }
 
 fn reopened(lane: &Lane, shared: &Shared) {
+    if lane.is_draining() {
+        return;
+    }
     let route = &lane.route.name;
     match lane.domain() {
         None => {
@@ -404,8 +415,9 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
     let now = shared.now();
     let duration = shared.monotonic().saturating_sub(started.monotonic);
     let attempts = leg.attempts.saturating_add(1);
-    let due = schedule::next(&shared.settings.retry, attempts, now, shared.ports.chance.jitter());
-    let too_old = schedule::expired(leg.received, now, shared.settings.expire);
+    let ways = shared.ways();
+    let due = schedule::next(&ways.settings.retry, attempts, now, shared.ports.chance.jitter());
+    let too_old = schedule::expired(leg.received, now, ways.settings.expire);
     let expiry = if too_old && shared.may_expire() { Expiry::Reached } else { Expiry::Ahead };
     let refused = match bounce::told(&leg.notices, bounce::Event::Failed) {
         bounce::Told::Nobody => Refused::Waits,

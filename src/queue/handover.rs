@@ -9,7 +9,7 @@
 //! An operator may want to move a leg that only waits. [`Handover::recall`] has the lane's feeder give back to the
 //! store whatever waits in memory, and take nothing more until the operator is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -23,6 +23,8 @@ use crate::queue::OwnedLeg;
 #[derive(Default)]
 pub struct Handover {
     lanes: RwLock<BTreeMap<String, Arc<Lane>>>,
+    /// Routes without a lane that an operator paused: a reload may bring them back.
+    paused: Mutex<BTreeSet<String>>,
 }
 
 struct Lane {
@@ -95,11 +97,12 @@ impl Handover {
         lanes.entry(route.to_owned()).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(places.clamp(1, PLACES_MAX));
             let (recall, recalls) = mpsc::channel(RECALLS_MAX);
+            let paused = self.paused.lock().expect("no code panics while it holds this lock").remove(route);
             Arc::new(Lane {
                 sender,
                 receiver: Mutex::new(Some(receiver)),
                 closed: AtomicBool::new(false),
-                paused: AtomicBool::new(false),
+                paused: AtomicBool::new(paused),
                 due: Arc::new(Notify::new()),
                 trouble: Mutex::default(),
                 probe: AtomicBool::new(false),
@@ -107,6 +110,15 @@ impl Handover {
                 recalls: Mutex::new(Some(recalls)),
             })
         });
+    }
+
+    /// Takes the lane of a route that a reload dropped away. Slots that were reserved may still be filled.
+    pub fn remove_route(&self, route: &str) {
+        let lane = self.lanes.write().expect("no code panics while it holds this lock").remove(route);
+        if let Some(lane) = lane {
+            lane.closed.store(true, Ordering::Relaxed);
+            self.set_paused(route, lane.paused.load(Ordering::Relaxed));
+        }
     }
 
     /// A place in the route's lane. `None`: no such route, the lane is full or paused, or its receiver is gone.
@@ -201,6 +213,13 @@ impl Handover {
         if let Some(lane) = self.lane(route) {
             lane.paused.store(paused, Ordering::Relaxed);
             lane.due.notify_one();
+            return;
+        }
+        let mut without_lane = self.paused.lock().expect("no code panics while it holds this lock");
+        if paused {
+            without_lane.insert(route.to_owned());
+        } else {
+            without_lane.remove(route);
         }
     }
 
@@ -348,6 +367,20 @@ mod tests {
         handover.resume("crm");
         assert!(handover.reserve("crm").is_some());
         assert_eq!(handover.standing(), [("crm".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_pause_outlives_the_lane_of_its_route() {
+        let handover = Handover::new(["crm".to_owned()], 1);
+        handover.pause("crm");
+        handover.remove_route("crm");
+        assert!(handover.reserve("crm").is_none() && !handover.is_paused("crm"));
+        handover.add_route("crm", 1);
+        assert!(handover.is_paused("crm") && handover.reserve("crm").is_none());
+        handover.remove_route("crm");
+        handover.resume("crm");
+        handover.add_route("crm", 1);
+        assert!(handover.reserve("crm").is_some());
     }
 
     #[tokio::test]

@@ -167,7 +167,7 @@ pub struct TcpDial {
     timeouts: Timeouts,
     anybody: Connector,
     /// By the file of roots.
-    verifying: BTreeMap<Option<PathBuf>, Connector>,
+    verifying: BTreeMap<Option<PathBuf>, Result<Connector, CertificateError>>,
     /// By the system's roots, for messages that ask for more than their route: read when the first of them comes.
     on_demand: Mutex<Option<Connector>>,
 }
@@ -179,18 +179,13 @@ impl Dial for TcpDial {
 }
 
 impl TcpDial {
-    /// Reads the roots that these routes ask for.
-    pub fn new<'a>(
-        timeouts: Timeouts,
-        routes: impl IntoIterator<Item = &'a Route>,
-    ) -> Result<TcpDial, CertificateError> {
+    /// Reads the roots that these routes ask for. Where they cannot be read every attempt of such a route says so.
+    pub fn new<'a>(timeouts: Timeouts, routes: impl IntoIterator<Item = &'a Route>) -> TcpDial {
         let mut verifying = BTreeMap::new();
         for route in routes.into_iter().filter(|route| route.tls == TlsMode::Verify) {
-            if !verifying.contains_key(&route.ca) {
-                verifying.insert(route.ca.clone(), Connector::verifying(route.ca.as_deref())?);
-            }
+            verifying.entry(route.ca.clone()).or_insert_with(|| Connector::verifying(route.ca.as_deref()));
         }
-        Ok(TcpDial { timeouts, anybody: Connector::anybody(), verifying, on_demand: Mutex::default() })
+        TcpDial { timeouts, anybody: Connector::anybody(), verifying, on_demand: Mutex::default() }
     }
 
     fn connector(&self, route: &Route, demand: Demand) -> Result<Option<Connector>, Answer> {
@@ -201,7 +196,8 @@ impl TcpDial {
             (TlsMode::Opportunistic | TlsMode::Require, Demand::Usual) => Ok(Some(self.anybody.clone())),
             (TlsMode::Opportunistic | TlsMode::Require, Demand::VerifiedTls) => self.demanded().map(Some),
             (TlsMode::Verify, _) => match self.verifying.get(&route.ca) {
-                Some(connector) => Ok(Some(connector.clone())),
+                Some(Ok(connector)) => Ok(Some(connector.clone())),
+                Some(Err(error)) => Err(Answer::Tls(error.to_string())),
                 None => Err(Answer::Tls("the roots that the route verifies by were not read".to_owned())),
             },
         }
@@ -620,7 +616,7 @@ mod tests {
             concurrency: 1,
             dedupe: None,
         };
-        let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
+        let dial = TcpDial::new(Timeouts::rfc5321(), []);
         let connection =
             dial.dial(&route, &host, "mx.example", Demand::Usual).await.unwrap_or_else(|e| panic!("{e:?}"));
         assert!(connection.session.capabilities.pipelining);
@@ -651,7 +647,7 @@ mod tests {
             concurrency: 1,
             dedupe: None,
         };
-        let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
+        let dial = TcpDial::new(Timeouts::rfc5321(), []);
         let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert_eq!((error.peer, error.verdict.stage), (format!("mx.crm.invalid[127.0.0.1]:{port}"), Stage::Banner));
         assert!(server.await.is_ok());
@@ -674,7 +670,7 @@ mod tests {
             let (port, sessions) = host_that(habit, tls::Server::open(authority.issue(name, 2096)).unwrap()).await;
             let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
             let route = Route { tls, ca: Some(authority.ca()), ..route_to(host.clone()) };
-            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]);
             let got = match dial.dial(&route, &host, "mx.example", Demand::VerifiedTls).await {
                 Ok(connection) => format!("{:?}", connection.security),
                 Err(error) => format!("{:?}", error.verdict.answer),
@@ -810,7 +806,7 @@ mod tests {
                 concurrency: 1,
                 dedupe: None,
             };
-            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]).unwrap();
+            let dial = TcpDial::new(Timeouts::rfc5321(), [&route]);
             let got = match dial.dial(&route, &host, "mx.example", Demand::Usual).await {
                 Ok(Connection { security, session, .. }) => {
                     let encrypted = matches!(security, Security::Encrypted | Security::Verified);
@@ -849,7 +845,7 @@ mod tests {
             concurrency: 1,
             dedupe: None,
         };
-        let dial = TcpDial::new(Timeouts::rfc5321(), []).unwrap();
+        let dial = TcpDial::new(Timeouts::rfc5321(), []);
         let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert!(matches!(error.verdict.answer, Answer::Tls(_)));
     }

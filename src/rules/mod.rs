@@ -1,7 +1,7 @@
 //! The rules: facts about one recipient of one message go in, a decision and its explanation come out. Pure.
 //!
 //! `syntax` is the TOML as typed, `parse` resolves and checks it into a [`RuleSet`] (`set`), `eval` decides, `explain`
-//! says why, `testing` runs the tests that stand beside the rules.
+//! says why, `testing` runs the tests that stand beside the rules, `difference` says what another rule set changes.
 //! Evaluation is three-valued, because at RCPT the message is not there yet: see [`Decision`].
 
 use std::net::IpAddr;
@@ -17,6 +17,7 @@ mod lint;
 pub mod parse;
 pub mod explain;
 mod testing;
+pub mod difference;
 #[cfg(test)]
 mod tests;
 

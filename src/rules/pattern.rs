@@ -12,6 +12,14 @@ pub struct Pattern {
     whole: Regex,
 }
 
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
 impl Pattern {
     /// Takes a regular expression; the error says what is wrong with it in one line.
     pub fn parse(text: &str) -> Result<Pattern, String> {

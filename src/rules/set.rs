@@ -38,7 +38,7 @@ pub struct RuleSet {
 pub(super) type AuthWords = [Vec<&'static str>; 4];
 
 /// A domain of ours.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct OurDomain {
     pub name: Domain,
     pub role: Option<Target>,
@@ -48,14 +48,14 @@ pub(super) struct OurDomain {
     pub plus_strip: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Alias {
     pub rule: Rule,
     pub plus_strip: bool,
 }
 
 /// A rule, an alias, or a catch-all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub name: String,
     /// `path:line`, for people.
@@ -66,7 +66,7 @@ pub(super) struct Rule {
     pub continues: bool,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Then {
     pub to: Option<Target>,
     pub also: Vec<Target>,
@@ -99,7 +99,7 @@ impl Target {
 }
 
 /// One key of `when`; it holds if any of its values does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// [`Mailbox::key`]s.
     Recipient(HashSet<String>),
@@ -140,7 +140,7 @@ impl Check {
 }
 
 /// A `[list]`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct List {
     pub name: String,
     /// [`sender_key`]s.

@@ -267,6 +267,17 @@ impl SqliteStore {
         }
     }
 
+    /// Keeps what is over for so long from now on, and takes new mail while more than `min_free` bytes are free.
+    pub fn keep(&self, retention: Retention, min_free: u64) {
+        self.shared.keep(retention, min_free);
+    }
+
+    /// Below so many free bytes no new mail is taken.
+    #[must_use]
+    pub fn min_free(&self) -> u64 {
+        self.shared.min_free.load(Ordering::Relaxed)
+    }
+
     /// Free bytes on the data directory's disk, looked at once a second.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
@@ -501,7 +512,7 @@ impl Store for SqliteStore {
     }
 
     fn originals(&self, paths: Vec<ReturnPath>) -> Answer<'_, Vec<Option<Original>>> {
-        let (retention, now) = (self.shared.retention, self.shared.clock.now());
+        let (retention, now) = (self.shared.retention(), self.shared.clock.now());
         // Somebody waits for his 250: never behind an operator's long question.
         self.body_reader.ask(move |db| returns::find(db, &paths, retention, now))
     }

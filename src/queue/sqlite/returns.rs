@@ -103,7 +103,7 @@ fn ledger_begins(retention: Retention, now: Timestamp) -> u64 {
 /// stay as long as their paths do: without them a return could not even be shown to an operator.
 pub(super) fn sweep(group: &mut Group<'_>, now: Timestamp, bite: i64) -> rusqlite::Result<()> {
     let unusable_before = now.day().saturating_sub(AGE_DAYS_MAX);
-    let forgotten_before = ledger_begins(group.shared.retention, now);
+    let forgotten_before = ledger_begins(group.shared.retention(), now);
     let mut delete = group.db.prepare_cached(
         "DELETE FROM return_path WHERE (day, key) IN
              (SELECT day, key FROM return_path WHERE day < max(?1, ?2) AND (day < ?1 OR sender IS NULL) LIMIT ?3)",

@@ -179,7 +179,7 @@ pub(super) fn remember_target(db: &Connection, leg: LegId) -> rusqlite::Result<(
 
 /// Drops a message's body after its last leg ended, unless bodies are kept for redelivery; then the sweep does it.
 pub(super) fn drop_body_unless_needed(group: &mut Group<'_>, message: MessageId) -> rusqlite::Result<()> {
-    if group.shared.retention.bodies.is_zero() {
+    if group.shared.retention().bodies.is_zero() {
         let mut open =
             group.db.prepare_cached("SELECT EXISTS (SELECT 1 FROM leg WHERE message = ?1 AND ended IS NULL)")?;
         if !open.query_row([message.0], |row| row.get::<_, bool>(0))? {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -20,8 +20,8 @@ use crate::queue::{GiveBack, GivenBack};
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
-    pub(super) retention: Retention,
-    pub(super) min_free: u64,
+    retention: RwLock<Retention>,
+    pub(super) min_free: AtomicU64,
     pub(super) ground: Ground,
     pub(super) ready: AtomicBool,
     /// More than `min_free` was free when somebody last looked.
@@ -41,8 +41,8 @@ impl Shared {
         Shared {
             clock: Arc::clone(&options.clock),
             observer: Arc::clone(&options.observer),
-            retention: options.retention,
-            min_free: options.min_free,
+            retention: RwLock::new(options.retention),
+            min_free: AtomicU64::new(options.min_free),
             ready: AtomicBool::new(true),
             has_space: AtomicBool::new(true),
             free_bytes: AtomicU64::new(0),
@@ -53,6 +53,16 @@ impl Shared {
             refused: RefusedLog::open(&ground.refused()),
             ground,
         }
+    }
+
+    pub(super) fn retention(&self) -> Retention {
+        *self.retention.read().expect(NO_PANIC)
+    }
+
+    pub(super) fn keep(&self, retention: Retention, min_free: u64) {
+        *self.retention.write().expect(NO_PANIC) = retention;
+        self.min_free.store(min_free, Ordering::Relaxed);
+        self.look_at_space();
     }
 
     pub(super) fn committed(&self, took: Duration, effects: &Effects) {
@@ -115,7 +125,7 @@ impl Shared {
         // Where even this cannot be asked, the commits will say what is wrong.
         if let Ok(free) = self.ground.free_bytes() {
             self.free_bytes.store(free, Ordering::Relaxed);
-            self.has_space.store(free > self.min_free, Ordering::Relaxed);
+            self.has_space.store(free > self.min_free.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }

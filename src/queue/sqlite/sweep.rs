@@ -32,7 +32,7 @@ impl Work for Sweep {
     fn run(&self, group: &mut Group<'_>) -> rusqlite::Result<()> {
         let mut cursor = group.shared.cursor();
         cursor.message = self.sweep_ledger(group, cursor.message)?;
-        if !group.shared.retention.bodies.is_zero() {
+        if !group.shared.retention().bodies.is_zero() {
             cursor.body = self.sweep_bodies(group, cursor.body)?;
         }
         if self.quarantine {
@@ -56,7 +56,7 @@ impl Sweep {
         let found: Vec<(i64, i64, Option<i64>)> = question
             .query_map(params![from, BITE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        let ledger = group.shared.retention.ledger;
+        let ledger = group.shared.retention().ledger;
         let old = |at: i64| self.now.since(Timestamp(at)) > ledger;
         for (id, received, ended) in &found {
             if !old(*received) {
@@ -78,7 +78,7 @@ impl Sweep {
         let found: Vec<(i64, Option<i64>)> = question
             .query_map(params![from, BITE], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        let kept = group.shared.retention.bodies;
+        let kept = group.shared.retention().bodies;
         for (id, ended) in &found {
             if ended.is_some_and(|at| self.now.since(Timestamp(at)) > kept) {
                 drop_body(group, MessageId(*id))?;
@@ -90,7 +90,7 @@ impl Sweep {
     /// What nobody released in time is discarded, and says so. The time counts from when the leg came into the
     /// quarantine: an old message that an operator puts there has its days like a new one.
     fn end_quarantine(&self, group: &mut Group<'_>) -> rusqlite::Result<()> {
-        let kept = group.shared.retention.quarantine;
+        let kept = group.shared.retention().quarantine;
         let before = self.now.0.saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
         let mut question = group.db.prepare_cached(
             "SELECT message, n, route FROM leg WHERE ended IS NULL AND state = 'quarantined' AND since < ?1 LIMIT ?2",
