@@ -33,7 +33,7 @@ pub use crate::tls::ListenerTls;
 pub use files::{FileSet, Origin, Prints};
 pub use load::{Loaded, Summary, check};
 
-use raw::{Raw, RawDkim, RawHost, RawRoute, RawSrs};
+use raw::{Raw, RawAdmin, RawDkim, RawHost, RawRoute, RawSrs};
 
 /// Everything that the daemon is told.
 #[derive(Clone, Debug)]
@@ -213,10 +213,7 @@ pub fn resolve(
     let srs = raw.srs.as_ref().and_then(|raw| srs(path, raw, read, report));
     let data = data_dir(path, raw.data.as_deref());
     let dkim = dkim(raw.dkim.as_ref(), &folder, &data);
-    let admin = raw.admin.map(|admin| Admin {
-        address: admin.address.unwrap_or(SocketAddr::from(ADMIN)),
-        token_file: admin.token_file.map_or_else(|| data.join("admin.token"), |file| folder.join(file)),
-    });
+    let admin = raw.admin.map(|raw| admin(raw, &folder, &data));
     let mut inert = raw.inert;
     inert.extend(parsed.inert);
     inert.sort_unstable();
@@ -309,6 +306,13 @@ fn dkim(raw: Option<&RawDkim>, folder: &Path, data: &Path) -> Option<Dkim> {
         None => KeyPlace::Own(data.join(DKIM_KEY)),
     };
     Some(Dkim { selector: selector.unwrap_or_else(|| Domain::parse(SELECTOR).expect("it is one label")), key })
+}
+
+fn admin(raw: RawAdmin, folder: &Path, data: &Path) -> Admin {
+    Admin {
+        address: raw.address.unwrap_or(SocketAddr::from(ADMIN)),
+        token_file: raw.token_file.map_or_else(|| data.join("admin.token"), |file| folder.join(file)),
+    }
 }
 
 fn secret_files(srs: Option<&RawSrs>, folder: &Path) -> Vec<PathBuf> {

@@ -143,18 +143,33 @@ fn answering(answer: &str) -> SocketAddr {
     address
 }
 
+/// The head, and as many octets behind it as it says.
+fn read_request(stream: &mut std::net::TcpStream) -> std::io::Result<()> {
+    let (mut request, mut piece) = (Vec::new(), [0; 65_536]);
+    loop {
+        let text = String::from_utf8_lossy(&request).to_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+            if body.len() >= length.expect("the request says how long it is") {
+                return Ok(());
+            }
+        }
+        match stream.read(&mut piece)? {
+            0 => return Ok(()),
+            count => request.extend_from_slice(&piece[..count]),
+        }
+    }
+}
+
 /// Ends where the client hangs up, as it must.
 fn answer_one(mut stream: std::net::TcpStream, answer: &str) -> std::io::Result<()> {
     let mut request = [0; 65_536];
-    if stream.read(&mut request)? == 0 {
+    if answer == "silence" {
+        while stream.read(&mut request)? > 0 {}
         return Ok(());
     }
+    read_request(&mut stream)?;
     match answer {
-        "silence" => loop {
-            if stream.read(&mut request)? == 0 {
-                return Ok(());
-            }
-        },
         "drip" => {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             loop {

@@ -435,11 +435,7 @@ async fn a_queue_of_version_1_is_read_as_it_is_and_brought_to_ours_by_a_start() 
     let store = open();
     let _ = store.commit(message(1), vec![leg(1)]).await.unwrap();
     drop(store);
-<<<<<<< ours
     let back = "DROP TABLE return_path; DROP TABLE pause; DROP TABLE audit; ALTER TABLE leg DROP COLUMN errand;
-=======
-    let back = "DROP TABLE pause; DROP TABLE audit; DROP TABLE return_path; ALTER TABLE leg DROP COLUMN errand;
->>>>>>> theirs
                 ALTER TABLE message DROP COLUMN require_tls; PRAGMA user_version = 1";
     Connection::open(dir.path().join("queue.db")).unwrap().execute_batch(back).unwrap();
     let read_only = SqliteStore::open_read_only(dir.path()).unwrap();
