@@ -32,7 +32,7 @@ use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id::{Chance, Ids, LegId};
-use crate::inbound::{Inbound, Parts, Ruling};
+use crate::inbound::{Inbound, Parts, Ruling, Scorer};
 use crate::listen::{self, Inherited};
 use crate::outbound::{self, Outbound, Ports};
 use crate::queue::handover::Handover;
@@ -81,6 +81,7 @@ impl Daemon {
             store: Arc::clone(&store) as Arc<dyn Store>,
             handover: Arc::clone(&handover),
             checker: checker(&config, &dns)?,
+            dns: Arc::clone(&dns),
         };
         let inbound = Inbound::new(parts, ruling(&config, certificate.clone())?);
         let addresses = listeners.iter().map(|(_, listener)| listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
@@ -274,6 +275,7 @@ fn ruling(config: &Config, tls: Option<Arc<tls::Server>>) -> anyhow::Result<Ruli
         tls,
         srs: config.srs.clone(),
         auth: config.auth.clone(),
+        spam: config.spam.clone().map(|settings| Arc::new(Scorer::new(settings))),
         upstream: config.upstream.clone(),
     })
 }

@@ -120,6 +120,7 @@ impl World {
             store: store.clone(),
             handover: handover.clone(),
             checker: None,
+            dns: Arc::new(NoDns),
         };
         let postmaster = Mailbox::parse("postmaster@d.example").unwrap();
         let session = Settings::new("mx.d.example".to_owned(), postmaster, 1 << 20, 100);
@@ -127,6 +128,7 @@ impl World {
         let ruling = Ruling {
             srs: None,
             auth: None,
+            spam: None,
             upstream: Vec::new(),
             session: Arc::new(session),
             rules,
@@ -220,6 +222,7 @@ fn rule_set() -> RuleSet {
         routes: &routes,
         looks_up_mx: true,
         checks: [true; 4],
+        scores: true,
         read: &|_, _| Err("there are no files".to_owned()),
     };
     let mut report = Report::default();

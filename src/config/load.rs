@@ -11,6 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::relay::TlsMode;
 use crate::rules::set::Counts;
+use crate::spam::Bands;
 use crate::tls;
 
 use super::raw::{self, Raw};
@@ -268,7 +269,8 @@ pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
         Ok(loaded) => loaded,
         Err(report) => return (report, None),
     };
-    config.rules.run_tests().into_iter().for_each(|failure| report.add(failure));
+    let bands = config.spam.as_ref().map_or_else(Bands::default, |spam| spam.bands);
+    config.rules.run_tests(&bands).into_iter().for_each(|failure| report.add(failure));
     let summary = Summary {
         hostname: config.hostname.clone(),
         rule_set: config.rules.short_hash().to_owned(),

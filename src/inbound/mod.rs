@@ -18,6 +18,7 @@ use crate::auth::verify::Checker;
 use crate::bounce::Authentication;
 use crate::clock::{Clock, Timestamp};
 use crate::contain::{Panicked, contain};
+use crate::dns::Dns;
 use crate::events;
 use crate::id::{Chance, Ids};
 use crate::network::Network;
@@ -36,6 +37,7 @@ mod listener;
 pub mod probe;
 mod balancer;
 mod checks;
+mod score;
 mod pace;
 mod duplicates;
 mod returns;
@@ -44,6 +46,7 @@ mod journey;
 
 use listener::Shares;
 use probe::Probes;
+pub use score::Scorer;
 
 /// What a session decides by. A reload replaces the whole; a live session keeps the one that it began with.
 pub struct Ruling {
@@ -60,6 +63,8 @@ pub struct Ruling {
     pub srs: Option<Arc<Srs>>,
     /// Absent: nobody is checked.
     pub auth: Option<auth::disposition::Settings>,
+    /// Absent: no score is made.
+    pub spam: Option<Arc<Scorer>>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
     /// Sessions that one client may have at one time.
@@ -154,6 +159,8 @@ pub struct Inbound {
     pub handover: Arc<Handover>,
     /// What asks the DNS who may send; needed where a ruling wants checks.
     pub checker: Option<Arc<Checker>>,
+    /// What block lists are asked through.
+    pub dns: Arc<dyn Dns>,
     /// Holds back large messages that want to be verified at the same time.
     verification: Budget,
     returns: returns::ReturnCounts,
@@ -177,6 +184,8 @@ pub struct Parts {
     pub handover: Arc<Handover>,
     /// What asks the DNS who may send; needed where a ruling wants checks.
     pub checker: Option<Arc<Checker>>,
+    /// What block lists are asked through.
+    pub dns: Arc<dyn Dns>,
 }
 
 impl Inbound {
@@ -189,6 +198,7 @@ impl Inbound {
             store: parts.store,
             handover: parts.handover,
             checker: parts.checker,
+            dns: parts.dns,
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             returns: returns::ReturnCounts::default(),
             ruling: RwLock::new(Arc::new(ruling)),
