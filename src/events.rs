@@ -164,6 +164,11 @@ pub fn rule_hit(rule: &str, now: Timestamp) {
     gauge!("pointsman_rule_last_hit_timestamp_seconds", "rule" => rule.to_owned()).set(now.0 as f64 / 1000.0);
 }
 
+/// A rule is there, whether it ever applies or not: one that never does is shown as 0.
+pub fn rule_known(rule: &str) {
+    counter!("pointsman_rule_hits_total", "rule" => rule.to_owned()).increment(0);
+}
+
 /// A check ended with this word of RFC 8601.
 pub fn checked(check: &'static str, result: &'static str) {
     counter!("pointsman_auth_total", "check" => check, "result" => result).increment(1);
@@ -268,6 +273,9 @@ pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &s
 
 /// Whether a route stands still: paused by an operator, or backing off.
 pub fn route_standing(route: &str, still: bool) {
+    // The first that is given up must be seen to increase it.
+    counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => "expired", "reason" => "expired")
+        .increment(0);
     gauge!("pointsman_route_paused", "route" => route.to_owned()).set(f64::from(u8::from(still)));
 }
 
@@ -334,6 +342,8 @@ pub fn masked(address: &str) -> String {
 
 pub fn serving(listeners: &str, admin: Option<SocketAddr>) {
     gauge!("pointsman_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // A counter that began with its first event would hide it: what is not there before cannot increase.
+    counter!("pointsman_store_failures_total").increment(0);
     let admin = admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
     info!(event = "serving", version = env!("CARGO_PKG_VERSION"), listeners, admin);
 }
@@ -353,6 +363,7 @@ pub fn store_ready(ready: bool) {
     if ready {
         info!(event = "store-ready", "the queue can be written again");
     } else {
+        counter!("pointsman_store_failures_total").increment(1);
         tracing::error!(event = "store-failed", "the queue cannot be written: new mail is answered 451");
     }
 }
@@ -370,6 +381,11 @@ pub fn open_legs(route: &str, state: &'static str, legs: u64) {
 
 pub fn oldest_leg(route: &str, state: &'static str, age: Duration) {
     gauge!("pointsman_open_legs_oldest_seconds", "route" => route.to_owned(), "state" => state).set(age.as_secs_f64());
+}
+
+/// Whether new mail can be taken.
+pub fn readiness(ready: bool) {
+    gauge!("pointsman_ready").set(if ready { 1.0 } else { 0.0 });
 }
 
 pub fn data_free(bytes: u64) {

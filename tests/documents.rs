@@ -46,6 +46,15 @@ fn the_table_of_metrics_has_them_all_with_their_labels() {
     let metrics: Vec<String> = metrics.collect();
     assert!(metrics.len() > 20, "the metrics were not found: {metrics:?}");
     assert_eq!(first_column("Metrics"), sorted(&metrics));
+    // Each says in /metrics itself what it is.
+    let described = read("src/admin/http.rs");
+    for metric in metrics {
+        let name = format!("\"pointsman_{}\"", metric.split('{').next().unwrap_or(""));
+        assert!(
+            described.split("fn describe").nth(1).unwrap().contains(&name),
+            "src/admin/http.rs describes no {name}"
+        );
+    }
 }
 
 #[test]

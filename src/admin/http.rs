@@ -73,6 +73,17 @@ fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!("pointsman_connections_total", "Connections by listener and result");
     describe_gauge!("pointsman_sessions", "Open SMTP sessions");
+    describe_counter!("pointsman_tls_handshakes_total", "TLS handshakes with clients by version, or failed");
+    describe_gauge!(
+        "pointsman_tls_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When the certificate in use expires"
+    );
+    describe_counter!("pointsman_dns_total", "Questions to DNS past our cache, by what came of them");
+    describe_counter!("pointsman_auth_total", "Checks of SPF, DKIM, DMARC, ARC and PTR by result");
+    describe_counter!("pointsman_dmarc_at_risk_total", "Legs that will fail DMARC at the next hop");
+    describe_gauge!("pointsman_ready", "1 while new mail can be taken");
+    describe_counter!("pointsman_store_failures_total", "Times that the queue could not be written");
     describe_counter!("pointsman_messages_total", "Messages by what the client was told, or aborted by it");
     describe_counter!("pointsman_recipients_total", "Recipients by the reply to RCPT");
     describe_counter!("pointsman_rule_hits_total", "Times a rule applied to a recipient of an accepted message");

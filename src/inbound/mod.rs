@@ -205,6 +205,7 @@ pub struct Parts {
 impl Inbound {
     #[must_use]
     pub fn new(parts: Parts, ruling: Ruling) -> Arc<Inbound> {
+        ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
         Arc::new(Inbound {
             clock: parts.clock,
             chance: parts.chance,
@@ -230,6 +231,7 @@ impl Inbound {
 
     /// Sessions that begin from now on decide by `ruling`.
     pub fn rule(&self, ruling: Ruling) {
+        ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
         *self.ruling.write().expect("no code panics while it holds this lock") = Arc::new(ruling);
     }
 
@@ -332,4 +334,6 @@ impl Drop for SessionOpen<'_> {
     }
 }
 
+/// Rules that the metrics show before they ever applied. Who has more has them from a machine, and pays for each series.
+const RULES_SHOWN_MAX: usize = 1_000;
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
