@@ -10,6 +10,8 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
+use crate::events;
+
 /// What the endpoints need to know.
 pub struct Health {
     pub metrics: Metrics,
@@ -40,6 +42,7 @@ fn ready(health: &Health) -> (StatusCode, String) {
 
 fn metrics(health: &Health) -> impl IntoResponse + use<> {
     (health.refresh)();
+    events::readiness((health.ready)().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.metrics.0.render())
 }
 
