@@ -4,12 +4,13 @@
 //! Files that an example names (a certificate, a key) are created beside a copy of it, with the mode that a deployed
 //! secret has.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pointsman::config::check;
+use pointsman::config::{Config, check};
 use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -39,6 +40,65 @@ fn the_deployed_configuration_with_the_example_rules_has_no_findings() {
     let last: Value = serde_json::from_str(said.lines().last().expect("a summary")).unwrap();
     assert_eq!((&last["errors"], &last["warnings"]), (&0.into(), &0.into()));
     assert_eq!(last["inert"], Value::from(summary.inert));
+}
+
+#[test]
+fn the_deployed_configuration_has_every_key_and_says_the_truth_of_defaults() {
+    let folder = deployed();
+    let main = folder.path().join("pointsman.toml");
+    let text = fs::read_to_string(&main).unwrap();
+    let key = Regex::new(r"^(?:# )?([a-z][a-z-]*) *= ").unwrap();
+    let shown: BTreeSet<String> =
+        text.lines().filter_map(|line| key.captures(line)).map(|found| found[1].to_owned()).collect();
+    let taken = Regex::new(r#"\b(?:take|require|is_on)\(\s*"([a-z-]+)""#).unwrap();
+    let mut keys = BTreeSet::new();
+    for file in sources_of_keys() {
+        let source = fs::read_to_string(file).unwrap();
+        let source = source.split("#[cfg(test)]").next().unwrap();
+        keys.extend(taken.captures_iter(source).map(|found| found[1].to_owned()));
+    }
+    assert!(keys.len() > 40, "the keys were not found: {keys:?}");
+    let missing: Vec<_> = keys.difference(&shown).collect();
+    assert!(missing.is_empty(), "deploy/pointsman.toml does not show: {missing:?}");
+
+    let loaded = |text: &str| {
+        fs::write(&main, text).unwrap();
+        Config::load(&main).ok().map(|(config, _)| resolved(&config))
+    };
+    let whole = loaded(&text).expect("it loads");
+    let lines: Vec<&str> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| key.is_match(line)) {
+        let (written, reason) = line.split_once("  # ").unwrap_or((line, ""));
+        if line.starts_with('#') {
+            continue;
+        }
+        let without: Vec<&str> = lines.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, l)| *l).collect();
+        let same = loaded(&without.join("\n")).as_ref() == Some(&whole);
+        let says_default = reason.trim_start().starts_with("default:");
+        // What is not built yet is the same with and without.
+        let inert = written.contains("ceiling") || written.contains("profile") || in_section(&lines, at, "[spam]");
+        assert!(same == says_default || inert, "deploy/pointsman.toml:{}: {line}", at + 1);
+        assert!(!says_default || reason.len() > "default: ".len() + 5, "{line}: why?");
+    }
+}
+
+/// All that the configuration came to, but the rules' contents.
+fn resolved(config: &Config) -> String {
+    let c = config;
+    let session = (&c.hostname, &c.data, &c.listeners, &c.upstream, &c.auth, &c.dns_servers, &c.tls, &c.limits);
+    let rest = (&c.routes, &c.queue, &c.retention, &c.admin, &c.log, &c.srs, &c.dkim, &c.rule_files, &c.inert);
+    format!("{session:?} {rest:?} {}", c.rules.hash())
+}
+
+/// Whether the line stands under this heading.
+fn in_section(lines: &[&str], at: usize, heading: &str) -> bool {
+    lines[..at].iter().rfind(|line| line.starts_with('[')).is_some_and(|line| line.starts_with(heading))
+}
+
+/// Where keys of the configuration are read.
+fn sources_of_keys() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("src/config")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("tests.rs")).collect()
 }
 
 #[test]
@@ -200,6 +260,9 @@ fn deployed() -> TempDir {
     fs::create_dir(folder.path().join("rules")).unwrap();
     for entry in fs::read_dir(root().join("rules")).unwrap() {
         let from = entry.unwrap().path();
+        if from.is_dir() {
+            continue;
+        }
         let to = folder.path().join("rules").join(from.file_name().unwrap());
         fs::copy(&from, &to).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
