@@ -102,6 +102,58 @@ fn sources_of_keys() -> Vec<PathBuf> {
 }
 
 #[test]
+fn every_worked_example_loads_and_its_tests_pass() {
+    let mut examples = 0;
+    for entry in fs::read_dir(root().join("rules")).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.is_dir() {
+            continue;
+        }
+        examples += 1;
+        let (report, summary) = check(&folder.join("pointsman.toml"), true);
+        assert!(report.is_empty(), "{}", report.render(false));
+        let text = fs::read_to_string(folder.join("rules.toml")).unwrap();
+        let tests = text.matches("[[test]]").count();
+        assert!(tests > 1, "{}: an example shows how it is tested, too", folder.display());
+        assert_eq!(summary.expect("it loads").counts.tests, tests, "{}", folder.display());
+        let named = format!("rules/{}", folder.file_name().unwrap().to_str().unwrap());
+        assert!(readme().contains(&named) || started().contains(&named), "neither README nor docs name {named}");
+    }
+    assert_eq!(examples, 5);
+}
+
+#[test]
+fn the_steps_show_the_records_that_dns_prints() {
+    let shown = fenced(&started(), "dns");
+    let examples = ["behind-the-host", "one-alias", "mail-host"];
+    assert_eq!(shown.len(), examples.len());
+    for (example, shown) in examples.iter().zip(shown) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["pointsman.toml", "rules.toml"] {
+            let text = fs::read_to_string(root().join("rules").join(example).join(name)).unwrap();
+            // A key that this machine has would be printed.
+            let text = text.replace("\nrules ", "\ndata = \"data\"\nrules ");
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        // It ends with 1, because there is no key yet.
+        let printed = Command::new(program())
+            .args(["dns", "--config", "pointsman.toml"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        if *example == "behind-the-host" {
+            // No MX is moved in this step.
+            let other: Vec<&str> = shown.lines().filter(|line| !printed.lines().any(|l| l == *line)).collect();
+            assert_eq!(other, Vec::<&str>::new());
+            assert!(shown.contains("srs.solarmora.com.\tIN\tMX") && !shown.contains("\nsolarmora.com.\tIN\tMX"));
+        } else {
+            assert_eq!(shown, printed, "docs/getting-started.md shows other records for rules/{example}");
+        }
+    }
+}
+
+#[test]
 fn every_rule_file_has_tests_and_they_are_run() {
     for file in rule_files() {
         let text = fs::read_to_string(&file).unwrap();
@@ -229,8 +281,9 @@ fn the_reference_of_the_rules_shows_what_holds() {
 
 #[test]
 fn the_readme_s_commands_exist() {
-    let commands = commands(&readme());
-    assert!(commands.len() > 15, "the README's commands were not found: {commands:?}");
+    let mut commands = commands(&readme());
+    commands.extend(self::commands(&started()));
+    assert!(commands.len() > 25, "the README's commands were not found: {commands:?}");
     for command in commands {
         let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
         // `--help` at the end: everything before it must be known.
@@ -242,7 +295,7 @@ fn the_readme_s_commands_exist() {
 #[test]
 fn the_paths_in_the_documentation_exist() {
     let path = Regex::new(r"\]\(([^)#:]+)\)|`((?:src|tests|rules|deploy|benches|\.ci)/[\w./-]*)`").unwrap();
-    for document in DOCUMENTS {
+    for document in DOCUMENTS.into_iter().chain(["docs/getting-started.md"]) {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for found in path.captures_iter(&text) {
             let named = found.get(1).or(found.get(2)).expect("one of them matched").as_str();
@@ -297,6 +350,10 @@ fn shell(folder: &Path, line: &str) -> String {
     let program = program.parent().expect("the program is in a folder");
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
     run(Command::new("sh").args(["-c", line]).current_dir(folder).env("PATH", path))
+}
+
+fn started() -> String {
+    fs::read_to_string(root().join("docs/getting-started.md")).unwrap()
 }
 
 fn readme() -> String {
