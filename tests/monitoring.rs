@@ -194,7 +194,7 @@ impl Site {
     fn send(&self, round: usize) {
         let mut client = Client::connect(self.daemon.smtp);
         for (number, alias) in ["aide", "factures", "ventes", "away", "wait", "look"].iter().enumerate() {
-            let domain = if round % 2 == 0 { "lame.example" } else { "good.example" };
+            let domain = if round.is_multiple_of(2) { "lame.example" } else { "good.example" };
             let message =
                 format!("From: a@{domain}\r\nSubject: s\r\nMessage-ID: <{round}.{number}@{domain}>\r\n\r\nHello.\r\n");
             client

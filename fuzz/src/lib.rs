@@ -22,8 +22,11 @@ pub mod srs;
 
 mod input;
 
+/// Holds a property against an input: a panic says that it is broken.
+pub type Check = fn(&[u8]);
+
 /// Every property, by the name of its program.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Check)] = &[
     ("session", session::check),
     ("command", command::check),
     ("address", address::check),

@@ -240,6 +240,7 @@ impl Inbound {
 
     /// Sessions that begin from now on decide by `ruling`.
     pub fn rule(&self, ruling: Ruling) {
+        ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
         *self.ruling.write().expect("no code panics while it holds this lock") = Arc::new(ruling);
     }
 
