@@ -1,7 +1,8 @@
 //! A message as its bytes: where the header ends, which fields it has and where each stands.
 //!
-//! Only mail-parser reads the fields, and only their places are kept: whatever is sent on is cut out of the original
-//! by byte ranges, never written again. `origin` reads Received fields. The body is not parsed here; it may be in a file already.
+//! Only the places of fields are kept: whatever is sent on is cut out of the original by byte ranges, never written again.
+//! mail-parser decodes the Subject for people. `origin` reads Received fields. The body is not parsed here; it may be in
+//! a file already.
 
 use std::ops::Range;
 
@@ -65,33 +66,32 @@ pub struct Field {
 
 impl Header {
     /// Indexes a header section. Lines that are no fields are passed over, and stay in the message.
+    ///
+    /// A field is a line with a name and a colon, and the lines behind it that begin with white space (RFC 5322 §2.2).
+    /// Nothing but the end of `head` ends it: a parser that guesses more, such as that a line of white space is
+    /// an empty one, would not see what somebody else sees below.
     #[must_use]
     pub fn index(head: &[u8]) -> Header {
-        let parser = MessageParser::new()
-            .unknown_headers(HeaderForm::Raw)
-            .header(HeaderName::Received, HeaderForm::Raw)
-            .header(HeaderName::From, HeaderForm::Raw)
-            .header(HeaderName::Subject, HeaderForm::Text)
-            .header(HeaderName::MessageId, HeaderForm::Raw);
-        let Some(message) = parser.parse_headers(head) else {
-            return Header::default();
-        };
         let mut header = Header::default();
-        for field in message.headers().iter() {
-            let name = field.raw_name().trim_end().to_ascii_lowercase();
-            let summary = match name.as_str() {
-                "from" => Some((&mut header.from, readable(&String::from_utf8_lossy(field.raw_value())))),
-                "subject" => Some((&mut header.subject, readable(field.value().as_text().unwrap_or_default()))),
-                "message-id" => Some((&mut header.message_id, readable(&String::from_utf8_lossy(field.raw_value())))),
-                _ => None,
-            };
-            if let Some((place, text)) = summary
-                && place.is_empty()
-            {
-                *place = text;
+        let mut start = 0;
+        while start < head.len() {
+            let end = end_of_field(head, start);
+            let whole = &head[start..end];
+            if let Some((name, value)) = split_field(whole) {
+                let summary = match name.as_str() {
+                    "from" => Some((&mut header.from, readable(&String::from_utf8_lossy(value)))),
+                    "subject" => Some((&mut header.subject, readable(&decoded(whole)))),
+                    "message-id" => Some((&mut header.message_id, readable(&String::from_utf8_lossy(value)))),
+                    _ => None,
+                };
+                if let Some((place, text)) = summary
+                    && place.is_empty()
+                {
+                    *place = text;
+                }
+                header.fields.push(Field { name, range: start as u64..end as u64 });
             }
-            let range = u64::from(field.offset_field())..u64::from(field.offset_end());
-            header.fields.push(Field { name, range });
+            start = end;
         }
         header
     }
@@ -101,6 +101,35 @@ impl Header {
     pub fn hops(&self) -> usize {
         self.fields.iter().filter(|field| field.name == "received").count()
     }
+}
+
+/// Behind the line that begins at `start` and those that continue it.
+fn end_of_field(head: &[u8], start: usize) -> usize {
+    let mut end = start;
+    while let Some(line) = memchr::memchr(b'\n', &head[end..]) {
+        end += line + 1;
+        if !matches!(head.get(end), Some(b' ' | b'\t')) {
+            return end;
+        }
+    }
+    head.len()
+}
+
+/// The name in lower case, and the value; none where the line is no field.
+fn split_field(whole: &[u8]) -> Option<(String, &[u8])> {
+    let colon = memchr::memchr2(b':', b'\n', whole).filter(|&at| whole[at] == b':')?;
+    // RFC 5322 §4.5: white space may stand before the colon. Before the name it continues the line above.
+    let name = whole[..colon].trim_ascii_end();
+    let named = !name.is_empty() && !matches!(whole[0], b' ' | b'\t');
+    named.then(|| (String::from_utf8_lossy(name).to_ascii_lowercase(), &whole[colon + 1..]))
+}
+
+/// A Subject field's text without its encodings (RFC 2047).
+fn decoded(whole: &[u8]) -> String {
+    let parser = MessageParser::new().header(HeaderName::Subject, HeaderForm::Text);
+    let field = parser.parse_headers(whole);
+    let subject = field.as_ref().and_then(|field| field.headers().iter().next()?.value().as_text());
+    subject.unwrap_or_default().to_owned()
 }
 
 /// One line without control characters or outer spaces, cut.
@@ -168,6 +197,27 @@ mod tests {
         assert_eq!(&head[first.start as usize..first.end as usize], b"Received: a\r\n\tb\r\n");
         let last = header.fields.last().unwrap();
         assert_eq!(last.range.end, head.len() as u64);
+    }
+
+    fn names(head: &str) -> Vec<String> {
+        let header = Header::index(head.as_bytes());
+        header.fields.into_iter().map(|field| field.name).collect()
+    }
+
+    #[test]
+    fn a_field_begins_a_line() {
+        for head in ["\tReceived: a\r\nSubject: b\r\n", " Received: a\r\n b:\r\nSubject : b\r\n"] {
+            assert_eq!(names(head), ["subject"], "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_white_space_hides_no_field_below_it() {
+        for line in [" ", "\t", " \t ", "junk\r\n ", "junk\r\n \r\n ", ":", ": x", "junk", "Subject: b\r\n "] {
+            let head = format!("{line}\r\nReceived: a\r\n\tb\r\nAuthentication-Results: c\r\n");
+            let found = names(&head);
+            assert_eq!(found[found.len() - 2..], ["received", "authentication-results"], "{head:?}");
+        }
     }
 
     #[test]
