@@ -4,7 +4,7 @@
 //! that end in CRLF, to be sent before the original bytes. The order is fixed in `DESIGN`'s "What is stored, what
 //! is sent"; the places of the fields that are still to come are named where they will stand.
 
-use crate::address::Mailbox;
+use crate::address::{Domain, Mailbox};
 use crate::clock::Timestamp;
 use crate::envelope::{Client, Envelope};
 use crate::id::MessageId;
@@ -23,8 +23,10 @@ pub fn common_prefix(
     id: MessageId,
     now: Timestamp,
 ) -> Vec<u8> {
-    let peer = match (&client.ptr, client.ip) {
-        (Some(ptr), ip) => format!("{ptr} [{}]", literal(ip)),
+    // The DNS lets a name hold whatever can be seen, such as the end of a comment; a host has no such name.
+    let name = client.ptr.as_deref().filter(|name| !name.starts_with('[') && Domain::parse(name).is_ok());
+    let peer = match (name, client.ip) {
+        (Some(name), ip) => format!("{name} [{}]", literal(ip)),
         (None, ip) => format!("[{}]", literal(ip)),
     };
     let recipient = match envelope.recipients.as_slice() {
@@ -87,9 +89,13 @@ mod tests {
     }
 
     fn received(recipients: &[&str]) -> String {
+        received_from(&client(), recipients)
+    }
+
+    fn received_from(client: &Client, recipients: &[&str]) -> String {
         let prefix = common_prefix(
             "mx.solarmora.com",
-            &client(),
+            client,
             &envelope(recipients),
             "",
             MessageId(0),
@@ -105,6 +111,22 @@ mod tests {
             "Received: from mail.example ([IPv6:2001:db8::1])\r\n\tby mx.solarmora.com (Pointsman) with ESMTP id \
              0000000000000\r\n\tfor <aide@solarmora.com>;\r\n\tSat, 21 Nov 2026 20:20:31 +0000\r\n"
         );
+    }
+
+    #[test]
+    fn a_name_of_the_client_cannot_leave_its_comment() {
+        for (ptr, shown) in [
+            ("mail.client.example", "(mail.client.example [IPv6:2001:db8::1])"),
+            ("under_score.example", "(under_score.example [IPv6:2001:db8::1])"),
+            ("a)(b", "([IPv6:2001:db8::1])"),
+            ("a\\", "([IPv6:2001:db8::1])"),
+            ("\"a\"", "([IPv6:2001:db8::1])"),
+            ("[203.0.113.1]", "([IPv6:2001:db8::1])"),
+        ] {
+            let client = Client { ptr: Some(ptr.into()), ..client() };
+            let text = received_from(&client, &["aide@solarmora.com"]);
+            assert!(text.starts_with(&format!("Received: from mail.example {shown}\r\n")), "{text}");
+        }
     }
 
     #[test]
