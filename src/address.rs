@@ -118,11 +118,7 @@ impl Mailbox {
 
     /// Makes an address of a local part without quotes and a domain. Quotes are put where they are needed.
     pub fn from_parts(local: &str, domain: &Domain) -> Result<Mailbox, AddressError> {
-        if is_dot_string(local) {
-            return Mailbox::parse(&format!("{local}@{domain}"));
-        }
-        let escaped = local.replace('\\', "\\\\").replace('"', "\\\"");
-        Mailbox::parse(&format!("\"{escaped}\"@{domain}"))
+        Mailbox::parse(&format!("{}@{domain}", quote(local)))
     }
 
     /// The address as the peer wrote it.
@@ -148,11 +144,11 @@ impl Mailbox {
         &self.domain
     }
 
-    /// What addresses are compared by: the local part without needless quotes, the normalised domain, lower case.
-    /// RFC 5321 §2.4 leaves the case of a local part to its host: for our aliases that is us, and we ignore it.
+    /// What addresses are compared by: the local part without needless quotes and backslashes, the normalised domain,
+    /// lower case. RFC 5321 §2.4 leaves the case of a local part to its host: for our aliases that is us, and we ignore it.
     #[must_use]
     pub fn key(&self) -> String {
-        let mut key = unquote(self.local()).to_lowercase();
+        let mut key = spelled_once(self.local()).to_lowercase();
         key.push('@');
         key.push_str(self.domain.as_str());
         key
@@ -221,9 +217,16 @@ fn is_separator(c: char) -> bool {
     !c.is_ascii() && (c.is_whitespace() || matches!(c, '\u{2028}' | '\u{2029}'))
 }
 
-/// The content of a quoted local part where quotes are not needed for it to be one; else the text itself.
-fn unquote(local: &str) -> String {
-    unescape(local).filter(|plain| is_dot_string(plain)).unwrap_or_else(|| local.to_owned())
+/// The local part in its one spelling: quotes and backslashes only where they are needed (RFC 5321 §4.1.2).
+fn spelled_once(local: &str) -> String {
+    unescape(local).map_or_else(|| local.to_owned(), |plain| quote(&plain))
+}
+
+fn quote(plain: &str) -> String {
+    if is_dot_string(plain) {
+        return plain.to_owned();
+    }
+    format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// The content of a quoted local part, without the backslashes; `None` for one without quotes.
@@ -385,6 +388,7 @@ mod tests {
         let same = |a: &str, b: &str| Mailbox::parse(a).unwrap() == Mailbox::parse(b).unwrap();
         assert!(same("Aide@Solarmora.COM", "aide@solarmora.com"));
         assert!(same("\"aide\"@solarmora.com", "aide@solarmora.com"));
+        assert!(same("\"a\\ \\b\"@d", "\"a b\"@d"));
         assert!(same("u@exämple.fr", "u@xn--exmple-cua.fr"));
         assert!(!same("\"a b\"@d", "ab@d"));
     }
