@@ -20,7 +20,7 @@
 //! steps: they take values and return values, and only the two conductors, `inbound` and `outbound`, put them in
 //! sequence, log and count. The conductors are given their clock, store and dialler, so that a day of mail passes in
 //! seconds in a test. Most modules are pure: no sockets, files, clock, chance or logging. `tests/tidy.rs` holds all of
-//! this.
+//! this. What touches the world stands behind the feature `daemon`; the fuzzers in `fuzz/` leave it out.
 //!
 //! # Invariants
 //!
@@ -46,12 +46,16 @@ pub mod actor;
 pub mod diagnostic;
 pub mod document;
 pub mod scrub;
+#[cfg(feature = "daemon")]
 pub mod events;
+#[cfg(feature = "daemon")]
 pub mod log;
+#[cfg(feature = "daemon")]
 pub mod contain;
 
 // The ground: ports, each with its one real adapter.
 pub mod dns;
+#[cfg(feature = "daemon")]
 pub mod tls;
 
 // The steps of a message's walk.
@@ -62,19 +66,32 @@ pub mod auth;
 pub mod rules;
 pub mod srs;
 pub mod stamp;
+#[cfg_attr(
+    not(feature = "daemon"),
+    expect(dead_code, unused_imports, reason = "without SQLite nobody stores anything")
+)]
 pub mod queue;
 pub mod relay;
 pub mod bounce;
 
 // The conductors.
+#[cfg(feature = "daemon")]
 pub mod inbound;
+#[cfg(feature = "daemon")]
 pub mod outbound;
 
 // The building.
+#[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
 pub mod supervisor;
+#[cfg(feature = "daemon")]
 pub mod reload;
+#[cfg(feature = "daemon")]
 pub mod admin;
+#[cfg(feature = "daemon")]
 pub mod listen;
+#[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
 pub mod cli;

@@ -8,11 +8,15 @@
 use crate::address::ReversePath;
 
 pub mod cuts;
+#[cfg(feature = "daemon")]
 pub mod disposition;
+#[cfg(feature = "daemon")]
 pub mod key_file;
 pub mod results;
+#[cfg(feature = "daemon")]
 pub mod sign;
 pub mod spf;
+#[cfg(feature = "daemon")]
 pub mod verify;
 
 pub use spf::{SpfResult, SpfVerdict};

@@ -14,7 +14,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub mod cache;
+#[cfg(feature = "daemon")]
 mod places;
+#[cfg(feature = "daemon")]
 pub mod resolver;
 #[cfg(test)]
 pub(crate) mod zone;

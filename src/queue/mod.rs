@@ -23,6 +23,7 @@ pub mod budget;
 pub mod body;
 pub mod handover;
 pub mod schedule;
+#[cfg(feature = "daemon")]
 pub mod sqlite;
 
 pub use body::{BodyReader, BodyWriter, StoredBody};

@@ -4,13 +4,20 @@
 //! `attempt` leads one transaction on it, `pool` keeps sessions for reuse. The conductor, `outbound`, puts them
 //! in sequence.
 
+#[cfg(feature = "daemon")]
 pub mod route;
 pub mod mx;
+#[cfg(feature = "daemon")]
 pub mod lookup;
 pub mod outcome;
+#[cfg(feature = "daemon")]
 pub mod stream;
+#[cfg(feature = "daemon")]
 pub mod dial;
+#[cfg(feature = "daemon")]
 pub mod attempt;
+#[cfg(feature = "daemon")]
 pub mod pool;
 
+#[cfg(feature = "daemon")]
 pub use route::{Demand, Host, Route, TlsMode};
