@@ -25,6 +25,7 @@ mod requiretls;
 mod relay_probes;
 mod auth;
 mod faults;
+mod fuzz;
 mod mx;
 mod reload;
 mod telling;
