@@ -178,6 +178,11 @@ impl<'d> Value<'d> {
         self.value.get_ref().is_bool()
     }
 
+    #[must_use]
+    pub fn is_string(&self) -> bool {
+        self.value.get_ref().is_str()
+    }
+
     /// Reports that the value is wrong: `message` says what is, in a sentence about the value.
     pub fn wrong(&self, message: impl Into<String>) {
         let message = message.into();

@@ -169,6 +169,29 @@ pub fn checked(check: &'static str, result: &'static str) {
     counter!("pointsman_auth_total", "check" => check, "result" => result).increment(1);
 }
 
+/// A message was scored.
+pub fn scored(score: f64) {
+    histogram!("pointsman_spam_score").record(score);
+}
+
+/// No score could be made; `why` may be another program's words.
+pub fn score_failed(id: MessageId, result: &'static str, why: &dyn Display, on_error: &'static str) {
+    counter!("pointsman_spam_errors_total", "result" => result).increment(1);
+    warn!(event = "score-failed", message = %id, result, why = %quoted(&why.to_string()), on_error, "no spam score");
+}
+
+/// A DNS block list failed its probe: until it passes, nobody is judged by it. `list` is the configuration's word.
+pub fn blocklist_ignored(list: &str, why: &'static str) {
+    gauge!("pointsman_blocklist_ignored", "list" => list.to_owned()).set(1.0);
+    warn!(event = "blocklist-ignored", list, why, "the block list is not believed");
+}
+
+/// A DNS block list passed its probe.
+pub fn blocklist_used(list: &str) {
+    gauge!("pointsman_blocklist_ignored", "list" => list.to_owned()).set(0.0);
+    info!(event = "blocklist-used", list);
+}
+
 /// A leg was accepted whose DMARC will fail at the next hop.
 pub fn dmarc_at_risk(route: &str) {
     counter!("pointsman_dmarc_at_risk_total", "route" => route.to_owned()).increment(1);

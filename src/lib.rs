@@ -59,6 +59,7 @@ pub mod proxy;
 pub mod smtp;
 pub mod message;
 pub mod auth;
+pub mod spam;
 pub mod rules;
 pub mod srs;
 pub mod stamp;

@@ -189,6 +189,10 @@ pub const NOT_OURS: Reply = Reply::new(550, Enhanced(5, 7, 1), "relaying denied"
 pub const DMARC_FAILED: Reply = Reply::new(550, Enhanced(5, 7, 1), "the From domain's DMARC policy has this refused");
 pub const AUTH_UNKNOWN: Reply = Reply::new(451, Enhanced(4, 4, 3), "cannot look up who may send this, try again later");
 pub const CHECKS_BUSY: Reply = Reply::new(451, Enhanced(4, 3, 2), "too many large messages at once, try again later");
+pub const SPAM_REFUSED: Reply =
+    Reply::new(550, Enhanced(5, 7, 1), "this looks like spam; if it is none, write to postmaster here");
+pub const SPAM_UNKNOWN: Reply = Reply::new(451, Enhanced(4, 3, 2), "cannot check for spam now, try again later");
+pub const SPAM_LATER: Reply = Reply::new(451, Enhanced(4, 7, 1), "try again later");
 pub const LOCAL_ERROR: Reply = Reply::new(451, Enhanced(4, 3, 0), "local error, try again later");
 pub const DISK_FULL: Reply = Reply::new(452, Enhanced(4, 3, 1), "insufficient storage, try again later");
 

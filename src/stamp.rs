@@ -40,14 +40,15 @@ pub fn common_prefix(
     .into_bytes()
 }
 
-/// The fields of one copy: the alias that it was addressed to. Nothing where the recipient is unchanged.
+/// The fields of one copy: the alias that it was addressed to, unless the recipient is unchanged; and `spam`, the field that
+/// marks it, or nothing.
 #[must_use]
-pub fn leg_prefix(alias: &Mailbox, target: &Mailbox) -> Vec<u8> {
+pub fn leg_prefix(alias: &Mailbox, target: &Mailbox, spam: &str) -> Vec<u8> {
+    // X-Forwarded-To and -For, and the rule's fields, stand before the spam field; the loop mark behind it.
     if alias == target {
-        return Vec::new();
+        return spam.as_bytes().to_vec();
     }
-    // X-Forwarded-To and -For, the rule's fields, the spam field and the loop mark follow here.
-    format!("Delivered-To: {alias}\r\nX-Original-To: {alias}\r\n").into_bytes()
+    format!("Delivered-To: {alias}\r\nX-Original-To: {alias}\r\n{spam}").into_bytes()
 }
 
 /// An address as RFC 5321 §4.1.3 writes it between brackets.
@@ -116,8 +117,12 @@ mod tests {
     fn a_copy_names_its_alias_and_an_unchanged_recipient_nothing() {
         let alias = Mailbox::parse("Aide@solarmora.com").unwrap();
         let target = Mailbox::parse("x@crm.example").unwrap();
-        let prefix = String::from_utf8(leg_prefix(&alias, &target)).unwrap();
-        assert_eq!(prefix, "Delivered-To: Aide@solarmora.com\r\nX-Original-To: Aide@solarmora.com\r\n");
-        assert!(leg_prefix(&alias, &Mailbox::parse("aide@solarmora.com").unwrap()).is_empty());
+        let prefix = |target: &Mailbox, spam: &str| String::from_utf8(leg_prefix(&alias, target, spam)).unwrap();
+        let names = "Delivered-To: Aide@solarmora.com\r\nX-Original-To: Aide@solarmora.com\r\n";
+        assert_eq!(prefix(&target, ""), names);
+        assert_eq!(prefix(&target, "X: y\r\n"), format!("{names}X: y\r\n"));
+        let unchanged = Mailbox::parse("aide@solarmora.com").unwrap();
+        assert!(leg_prefix(&alias, &unchanged, "").is_empty());
+        assert_eq!(prefix(&unchanged, "X: y\r\n"), "X: y\r\n");
     }
 }

@@ -125,6 +125,7 @@ impl World {
         let ruling = Ruling {
             srs: None,
             auth: None,
+            spam: None,
             upstream: Vec::new(),
             session: Arc::new(session),
             rules,
@@ -216,6 +217,7 @@ fn rule_set() -> RuleSet {
         routes: &routes,
         looks_up_mx: true,
         checks: [true; 4],
+        scores: true,
         read: &|_, _| Err("there are no files".to_owned()),
     };
     let mut report = Report::default();

@@ -1,4 +1,4 @@
-//! The tables of `docs/operating.md` say what the program has, no more and no less.
+//! The tables of `docs/operating.md` and `docs/spam.md` say what the program has, no more and no less.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,6 +49,26 @@ fn the_table_of_metrics_has_them_all_with_their_labels() {
 }
 
 #[test]
+fn the_table_of_signals_has_them_all_with_their_points() {
+    let kinds = ["client", "builtin", "header", "body"].map(|kind| read(&format!("src/spam/{kind}.rs")));
+    let signal = Regex::new(r#"(?:\bnote\(|\btopic\(|\()\s*"([a-z0-9-]+)",\s*(-?\d+\.\d)"#).unwrap();
+    let mut signals: Vec<String> = kinds
+        .iter()
+        .flat_map(|source| signal.captures_iter(source))
+        .map(|found| format!("{} {}", &found[1], &found[2]))
+        .collect();
+    assert!(signals.len() > 50, "the signals were not found: {signals:?}");
+    signals.push("gtube 1000.0".to_owned());
+    let rows = rows_of("docs/spam.md", "The builtin score");
+    let rows =
+        rows.iter().filter(|row| row.get(1).is_some_and(|points| row.len() == 3 && points.parse::<f64>().is_ok()));
+    let told: Vec<String> = rows
+        .flat_map(|row| row[0].split("`, `").map(|name| format!("{name} {}", row[1])).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(sorted(&told), sorted(&signals));
+}
+
+#[test]
 fn the_table_of_files_names_what_a_daemon_has() {
     let (daemon, _crm) = Daemon::with_crm();
     daemon.send("aide@solarmora.com");
@@ -72,9 +92,13 @@ fn first_column(heading: &str) -> BTreeSet<String> {
     rows.iter().flat_map(|row| row[0].split("`, `").map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// The table under a heading of docs/operating.md, its head left out; the back quotes around a cell, too.
+/// The tables under a heading of docs/operating.md, the first one's head left out; the back quotes around a cell, too.
 fn rows(heading: &str) -> Vec<Vec<String>> {
-    let text = read("docs/operating.md");
+    rows_of("docs/operating.md", heading)
+}
+
+fn rows_of(document: &str, heading: &str) -> Vec<Vec<String>> {
+    let text = read(document);
     let under = text.split(&format!("\n## {heading}\n")).nth(1).unwrap_or_else(|| panic!("no heading `{heading}`"));
     let under = under.split("\n## ").next().unwrap_or("");
     let cells =

@@ -20,8 +20,15 @@ use crate::harness::{Certificates, Client, Crm, Setup, has, program, run, wait_f
 const SECRETS: [&str; 3] = ["fullchain.pem", "key.pem", "srs.key"];
 
 /// The documents whose paths must exist.
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "CHANGELOG.md", "docs/rules.md", "docs/operating.md", "tests/README.md", "tests/dialogs/README.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/rules.md",
+    "docs/spam.md",
+    "docs/operating.md",
+    "tests/README.md",
+    "tests/dialogs/README.md",
+];
 
 #[test]
 fn the_deployed_configuration_with_the_example_rules_has_no_findings() {
@@ -145,6 +152,20 @@ fn the_deployed_configuration_says_how_to_check_it() {
     }
     let said = shell(folder.path(), &steps.join(" && "));
     assert!(said.lines().any(|line| line == "ok"), "{said}");
+}
+
+#[test]
+fn the_reference_of_the_spam_score_shows_what_loads() {
+    let blocks = fenced(&fs::read_to_string(root().join("docs/spam.md")).unwrap(), "toml");
+    assert!(blocks.len() > 1, "the examples were not found");
+    for block in blocks {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("pointsman.toml");
+        fs::write(&main, format!("hostname = 'mx.solarmora.com'\nrules = ['rules.toml']\n{block}")).unwrap();
+        fs::write(folder.path().join("rules.toml"), "").unwrap();
+        let (report, _) = check(&main, true);
+        assert!(report.is_empty(), "{}", report.render(false));
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod tls;
 mod requiretls;
 mod relay_probes;
 mod auth;
+mod spam;
 mod faults;
 mod mx;
 mod reload;

@@ -57,6 +57,7 @@ impl Metrics {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full("pointsman_commit_batch_messages".to_owned()), BATCH_BUCKETS)?
             .set_buckets_for_metric(Matcher::Full("pointsman_delivery_seconds".to_owned()), DELIVERY_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full("pointsman_spam_score".to_owned()), SCORE_BUCKETS)?
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_BUCKETS)?
             .install_recorder()?;
         describe();
@@ -87,6 +88,7 @@ fn describe() {
     describe_histogram!("pointsman_commit_seconds", Unit::Seconds, "One group commit of the queue");
     describe_histogram!("pointsman_commit_batch_messages", "Messages in one group commit");
     describe_counter!("pointsman_panics_total", "Panics that were contained, by the part of the daemon");
+    describe_histogram!("pointsman_spam_score", "The scores of messages");
     describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
     describe_counter!("pointsman_reloads_total", "Configurations that were to be taken, by what became of them");
     describe_gauge!("pointsman_config_stale", "1 while what serves is not what the files on the disk say");
@@ -99,4 +101,6 @@ const LATENCY_BUCKETS: &[f64] =
 /// Up to the queue's five days.
 const DELIVERY_BUCKETS: &[f64] =
     &[0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 432_000.0];
+/// The bands as they come, and some on either side.
+const SCORE_BUCKETS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0];
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];

@@ -3,10 +3,13 @@
 //! Whatever gives a leg another target goes through `place`: with the target change its route, the reverse-path that the
 //! next hop is told, and the header fields of this copy. For `redecide` the legs of one alias are taken as a set, because
 //! the rules decide about the alias: a leg keeps its target where the rules still want it, what is left of the rules'
-//! legs goes to what is left of ours, and no two legs ever get one target.
+//! legs goes to what is left of ours, and no two legs ever get one target. The score that a message got is judged by today's
+//! bands; what an operator sends on himself carries no mark.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+
+use serde_json::Value;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::bounce::Authentication;
@@ -15,13 +18,15 @@ use crate::id::LegId;
 use crate::inbound::Ruling;
 use crate::queue::sqlite::{LegRow, MessageRow, Replacement};
 use crate::queue::{Reason, State};
-use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
+use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegPlan, Verdict};
+use crate::spam::{Band, SpamReport};
 use crate::srs::{Original, ReturnPath};
 use crate::stamp;
 
 /// `row` sent on to where `plan` says, at once.
 pub fn retarget(ruling: &Ruling, row: &LegRow, plan: &LegPlan, now: Timestamp) -> Result<Replacement, String> {
-    let start = Start { state: State::Queued, reason: Reason::Operator, detail: row.detail.clone() };
+    let start =
+        Start { state: State::Queued, reason: Reason::Operator, detail: row.detail.clone(), mark: String::new() };
     place(ruling, row, plan, start, row.rules.clone(), now)
 }
 
@@ -62,20 +67,28 @@ pub fn redecide(
     now: Timestamp,
 ) -> Result<Vec<Redecided>, String> {
     let mut done = Vec::new();
+    let facts: Value = serde_json::from_str(&message.facts).unwrap_or_default();
+    let judged = Judged::recorded(ruling, &facts["spam"]);
     let mut seen: HashSet<&str> = HashSet::new();
     for alias in message.legs.iter().map(|leg| leg.recipient.as_str()).filter(|alias| seen.insert(alias)) {
         let legs = message.legs.iter().filter(|leg| leg.recipient == alias);
         let (moving, staying): (Vec<&LegRow>, Vec<&LegRow>) =
             legs.partition(|leg| chosen.contains(&leg.id) && leg.state.is_open() && !leg.in_flight);
         if let Some(first) = moving.first() {
-            let decision = decide(ruling, message, originals, first)?;
-            done.extend(redecide_alias(ruling, decision, &moving, &staying, now)?);
+            let decision = decide(ruling, message, &facts, originals, first)?;
+            done.extend(redecide_alias(ruling, (decision, &judged), &moving, &staying, now)?);
         }
     }
     Ok(done)
 }
 
-fn decide(ruling: &Ruling, message: &MessageRow, originals: &Originals, leg: &LegRow) -> Result<Decision, String> {
+fn decide(
+    ruling: &Ruling,
+    message: &MessageRow,
+    recorded: &Value,
+    originals: &Originals,
+    leg: &LegRow,
+) -> Result<Decision, String> {
     let recipient = Mailbox::parse(&leg.recipient).map_err(|error| format!("{}: {error}", leg.id))?;
     let sender = ReversePath::parse(&message.sender).map_err(|error| format!("{}: {error}", leg.id))?;
     let facts = Facts {
@@ -83,23 +96,58 @@ fn decide(ruling: &Ruling, message: &MessageRow, originals: &Originals, leg: &Le
         sender: &sender,
         client: message.client.parse::<IpAddr>().ok(),
         helo: Some(&message.helo),
-        auth: Fact::Known(recorded_auth(&message.facts)),
+        auth: Fact::Known(recorded_auth(recorded)),
+        score: Fact::Known(SpamReport::recorded(&recorded["spam"]).map(|report| report.score)),
     };
     let original = originals.get(&leg.recipient).and_then(Option::as_ref);
     Ok(ruling.decide(&facts, Fact::Known(original), message.received))
 }
 
 /// What the checks found when the message came in: today they would find something else, or nothing.
-fn recorded_auth(facts: &str) -> AuthFacts {
-    let facts: serde_json::Value = serde_json::from_str(facts).unwrap_or_default();
+fn recorded_auth(facts: &Value) -> AuthFacts {
     let word = |check: &str| facts["auth"][check].as_str();
     AuthFacts::recorded(word("spf"), word("dkim"), word("dmarc"), word("arc"))
+}
+
+/// What today's bands make of the score that was made when the message came in.
+struct Judged {
+    band: Band,
+    why: String,
+    /// The field that marks a copy; empty where none may be added.
+    mark: String,
+}
+
+impl Judged {
+    fn recorded(ruling: &Ruling, spam: &Value) -> Judged {
+        match (&ruling.spam, SpamReport::recorded(spam)) {
+            (Some(scorer), Some(report)) => {
+                let mark = if spam["may_mark"] == true { report.field() } else { String::new() };
+                Judged { band: scorer.band(&report), why: report.summary(), mark }
+            }
+            (None, _) | (_, None) => Judged { band: Band::Clean, why: String::new(), mark: String::new() },
+        }
+    }
+
+    /// As for a new message, only that nothing can be refused any more.
+    fn start(&self, mut start: Start, plan: &LegPlan) -> Start {
+        let spam = |state| Start { state, reason: Reason::Spam, detail: self.why.clone(), mark: String::new() };
+        match (plan.fate(self.band), start.state) {
+            (Fate::Keep, _) => start,
+            (Fate::Mark, _) => {
+                start.mark.clone_from(&self.mark);
+                start
+            }
+            (Fate::Quarantine, State::Queued | State::Held) => spam(State::Quarantined),
+            (Fate::Omit, State::Queued | State::Held | State::Quarantined) => spam(State::Omitted),
+            (Fate::Quarantine | Fate::Omit, _) => start,
+        }
+    }
 }
 
 /// All legs of one alias that are to be moved.
 fn redecide_alias(
     ruling: &Ruling,
-    decision: Decision,
+    (decision, judged): (Decision, &Judged),
     moving: &[&LegRow],
     staying: &[&LegRow],
     now: Timestamp,
@@ -129,11 +177,14 @@ fn redecide_alias(
     let mut done = Vec::new();
     for (leg, plan) in moving.iter().zip(matched) {
         let to = match plan {
-            Some(plan) => place(ruling, leg, &plan, start.clone(), rules.clone(), now)?,
+            Some(plan) => {
+                let start = judged.start(start.clone(), &plan);
+                place(ruling, leg, &plan, start, rules.clone(), now)?
+            }
             None => {
                 // Its sender was told 250: it waits for an operator, who may still release it to where it was to go.
                 let (reason, detail) = none_left.clone();
-                let start = Start { state: State::Quarantined, reason, detail };
+                let start = Start { state: State::Quarantined, reason, detail, mark: String::new() };
                 place(ruling, leg, &as_it_is(leg)?, start, rules.clone(), now)?
             }
         };
@@ -164,6 +215,8 @@ struct Start {
     state: State,
     reason: Reason,
     detail: String,
+    /// The header field that marks it as spam, or nothing.
+    mark: String,
 }
 
 fn start(action: Action) -> Start {
@@ -173,7 +226,7 @@ fn start(action: Action) -> Start {
         Action::Hold { why } => (State::Held, why),
         Action::Discard { why } => (State::Discarded, why),
     };
-    Start { state, reason: Reason::Rule, detail }
+    Start { state, reason: Reason::Rule, detail, mark: String::new() }
 }
 
 /// The leg as it would be if it had been made with this plan now.
@@ -188,7 +241,7 @@ fn place(
     let wrong = |error: crate::address::AddressError| format!("{}: {error}", row.id);
     let alias = Mailbox::parse(&row.recipient).map_err(wrong)?;
     let original = ReversePath::parse(&row.message_sender).map_err(wrong)?;
-    let Start { state, reason, detail } = start;
+    let Start { state, reason, detail, mark } = start;
     let authentication = if row.authenticated { Authentication::Proven } else { Authentication::Absent };
     let (sender, authorship) = ruling.reverse_path(&original, &plan.target, now, authentication, state);
     Ok(Replacement {
@@ -202,7 +255,7 @@ fn place(
         detail,
         due: (state == State::Queued).then_some(now),
         rules,
-        prefix: stamp::leg_prefix(&alias, &plan.target),
+        prefix: stamp::leg_prefix(&alias, &plan.target, &mark),
     })
 }
 
@@ -237,7 +290,7 @@ mod tests {
         let read = |_: &str, _: &str| Err("no such file".to_owned());
         let mut report = Report::default();
         let sources = [Source::new("rules.toml".to_owned(), text)];
-        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read };
+        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &read };
         let parsed = parse(&sources, &around, &mut report);
         Arc::new(parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules)
     }
@@ -254,6 +307,7 @@ mod tests {
             tls: None,
             auth: None,
             checker: None,
+            spam: None,
             upstream: Vec::new(),
             srs: Srs::new(Domain::parse("srs.d.example").unwrap(), &[b"secret".to_vec()]).map(Arc::new),
         }

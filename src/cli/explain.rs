@@ -58,6 +58,7 @@ pub(super) fn run(config: &Path, args: &ExplainArgs) -> anyhow::Result<Ended> {
         client: args.client,
         helo: args.helo.as_deref(),
         auth: Fact::Known(AuthFacts::default()),
+        score: Fact::Known(None),
     };
     let explanation = config.rules.explain(&facts);
     if args.json {

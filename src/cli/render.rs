@@ -6,6 +6,7 @@ use crate::admin::configuration::{ConfigurationView, shown};
 use crate::admin::control::Line;
 use crate::admin::view::{ActionView, AttemptView, LegView, MessageView, RefusedView, StatusView};
 use crate::events::{is_hidden, quoted};
+use crate::spam::{Band, SpamReport};
 
 /// A line of the answer as one JSON object. What a terminal would not show as it is stands there as `\u….`, which means
 /// the same to whoever parses it.
@@ -62,6 +63,8 @@ pub(super) fn text(lines: &[Line]) -> String {
     }
     out
 }
+
+const UNMARKED: &str = ", and no header field says so: a signature that passes would break";
 
 const HEADINGS: [&str; 7] = ["LEG", "STATE", "REASON", "RECIPIENT", "TARGET", "ROUTE", "NOTE"];
 
@@ -159,6 +162,9 @@ pub(super) fn journey(message: &MessageView) -> String {
     if let Some(checks) = checks(message) {
         let _ = writeln!(out, "{:28}checked: {checks}", "");
     }
+    if let Some(spam) = spam(message) {
+        let _ = writeln!(out, "{:28}spam {spam}", "");
+    }
     if let Some(cause) = &message.cause {
         let _ = writeln!(out, "{:28}caused by leg {cause}", "");
     }
@@ -177,6 +183,17 @@ fn checks(message: &MessageView) -> Option<String> {
         .filter_map(|check| Some(format!("{check}={}", results.get(*check)?.as_str()?)))
         .collect();
     (!told.is_empty()).then(|| told.join(" "))
+}
+
+/// The score that it got, its band and what made it; none where no score was made.
+fn spam(message: &MessageView) -> Option<String> {
+    let facts: serde_json::Value = serde_json::from_str(message.facts.as_ref()?.get()).ok()?;
+    let spam = facts.get("spam")?;
+    let report = SpamReport::recorded(spam)?;
+    let summary = quoted(&report.explanation()).to_string();
+    let band = spam["band"].as_str().unwrap_or("?");
+    let unmarked = if band != Band::Clean.as_str() && spam["may_mark"] == false { UNMARKED } else { "" };
+    Some(format!("score {:.1} ({band}{unmarked}): {summary}", report.score))
 }
 
 fn tell_leg(out: &mut String, message: &MessageView, leg: &LegView) {

@@ -76,7 +76,7 @@ fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Con
 /// Loads, lints and runs the rules' tests: what may serve is what comes out without an error.
 pub(super) fn vet(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
     let mut loaded = load(path, origin)?;
-    loaded.config.rules.run_tests().into_iter().for_each(|failure| loaded.report.add(failure));
+    loaded.config.run_tests().into_iter().for_each(|failure| loaded.report.add(failure));
     if loaded.report.errors() > 0 { Err(loaded.report) } else { Ok(loaded) }
 }
 
@@ -248,7 +248,7 @@ pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
         Ok(loaded) => loaded,
         Err(report) => return (report, None),
     };
-    config.rules.run_tests().into_iter().for_each(|failure| report.add(failure));
+    config.run_tests().into_iter().for_each(|failure| report.add(failure));
     let summary = Summary {
         hostname: config.hostname.clone(),
         hash: config.prints.whole.clone(),

@@ -18,10 +18,12 @@ use crate::network::Network;
 use crate::relay::route::MX_IS_BUILT;
 use crate::relay::{Host, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
+use crate::spam::Settings as SpamSettings;
 use crate::srs::Srs;
 use crate::tls;
 
 pub mod units;
+pub mod spam;
 pub mod raw;
 pub mod files;
 pub mod load;
@@ -31,7 +33,7 @@ pub use crate::tls::ListenerTls;
 pub use files::{FileSet, Origin, Prints};
 pub use load::{Loaded, Summary, check};
 
-use raw::{Raw, RawDkim, RawHost, RawRoute, RawSrs};
+use raw::{Raw, RawAdmin, RawDkim, RawHost, RawRoute, RawSrs};
 
 /// Everything that the daemon is told.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub upstream: Vec<Network>,
     /// Absent: nobody is checked.
     pub auth: Option<auth::disposition::Settings>,
+    /// Absent: no score is made.
+    pub spam: Option<SpamSettings>,
     /// Whom to ask; empty: the system's resolvers.
     pub dns_servers: Vec<SocketAddr>,
     /// There where a listener wants TLS.
@@ -193,7 +197,10 @@ pub fn resolve(
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
     let checks = raw.auth.as_ref().map(|auth| &auth.checks);
     let checks = checks.map_or([false; 4], |checks| [checks.spf, checks.dkim, checks.dmarc, checks.arc]);
-    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, read };
+    let named = |name: &str| read(&path.display().to_string(), name);
+    let spam = raw.spam.as_ref().and_then(|raw| spam::resolve(raw, &named, report));
+    let surroundings =
+        Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, scores: spam.is_some(), read };
     let parsed = rules::parse(&sources, &surroundings, report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {
@@ -202,10 +209,7 @@ pub fn resolve(
     let srs = raw.srs.as_ref().and_then(|raw| srs(path, raw, read, report));
     let data = data_dir(path, raw.data.as_deref());
     let dkim = dkim(raw.dkim.as_ref(), &folder, &data);
-    let admin = raw.admin.map(|admin| Admin {
-        address: admin.address.unwrap_or(SocketAddr::from(ADMIN)),
-        token_file: admin.token_file.map_or_else(|| data.join("admin.token"), |file| folder.join(file)),
-    });
+    let admin = raw.admin.map(|raw| admin(raw, &folder, &data));
     let mut inert = raw.inert;
     inert.extend(parsed.inert);
     inert.sort_unstable();
@@ -217,6 +221,7 @@ pub fn resolve(
         listeners,
         upstream: raw.upstream,
         auth: raw.auth,
+        spam,
         dns_servers: raw.dns_servers,
         tls,
         limits: Limits {
@@ -295,6 +300,13 @@ fn dkim(raw: Option<&RawDkim>, folder: &Path, data: &Path) -> Option<Dkim> {
         None => KeyPlace::Own(data.join(DKIM_KEY)),
     };
     Some(Dkim { selector: selector.unwrap_or_else(|| Domain::parse(SELECTOR).expect("it is one label")), key })
+}
+
+fn admin(raw: RawAdmin, folder: &Path, data: &Path) -> Admin {
+    Admin {
+        address: raw.address.unwrap_or(SocketAddr::from(ADMIN)),
+        token_file: raw.token_file.map_or_else(|| data.join("admin.token"), |file| folder.join(file)),
+    }
 }
 
 fn data_dir(path: &Path, written: Option<&str>) -> PathBuf {

@@ -1,6 +1,6 @@
 //! `pointsman.toml` as typed: every section, every key, each value in its own type. What is absent is `None`.
 //!
-//! Sections whose function is not built yet are read as strictly as the others and then only named (`inert`).
+//! Keys whose function is not built yet are read as strictly as the others and then only named (`inert`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::document::{Document, Section, Value};
 use crate::network::Network;
 use crate::relay::TlsMode;
 
+use super::spam::{self, RawSpam};
 use super::{ListenerTls, units};
 use crate::auth::disposition::{DmarcMode, OnTemperror, Settings};
 use crate::auth::verify;
@@ -41,6 +42,7 @@ pub struct Raw {
     pub log_format: Option<LogFormat>,
     pub upstream: Vec<Network>,
     pub auth: Option<Settings>,
+    pub spam: Option<RawSpam>,
     pub dns_servers: Vec<SocketAddr>,
     pub srs: Option<RawSrs>,
     pub dkim: Option<RawDkim>,
@@ -141,13 +143,7 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     }
     raw.auth = root.section("auth").map(auth);
     raw.dns_servers = root.section("dns").map(|section| dns(section, &mut raw.inert)).unwrap_or_default();
-    type Check = fn(Section<'_>);
-    let not_built: [(&str, Check); 1] = [("spam", spam)];
-    for (name, check) in not_built {
-        let Some(section) = root.section(name) else { continue };
-        raw.inert.push(format!("[{name}]"));
-        check(section);
-    }
+    raw.spam = root.section("spam").map(spam::read);
     root.finish();
     report.append(document.into_report());
     Some(raw)
@@ -401,21 +397,6 @@ fn auth(mut section: Section<'_>) -> Settings {
         on_temperror: on_temperror.map_or(OnTemperror::Accept, |choice| choice.value),
         sealers: sealers.unwrap_or_default(),
     }
-}
-
-fn spam(mut section: Section<'_>) {
-    let _ = section.take("engine").and_then(|v| v.choice(&[("builtin", ()), ("rspamd", ()), ("off", ())]));
-    let mut below: Option<(&str, f64)> = None;
-    for key in ["tag", "quarantine", "reject"] {
-        let Some(score) = section.take(key).and_then(|v| v.number()) else { continue };
-        if let Some((lower, bound)) = below.filter(|(_, bound)| score.value < *bound) {
-            let message = format!("`spam.{key}` is below `spam.{lower}`");
-            let help = format!("a worse band starts at a higher score: expected at least {bound}");
-            section.document().report(Diagnostic::error(message).at(&score.place).help(help));
-        }
-        below = Some((key, score.value));
-    }
-    section.finish();
 }
 
 fn srs(mut section: Section<'_>) -> Option<RawSrs> {

@@ -1,6 +1,8 @@
 //! `resolve` on strings.
 
 use super::*;
+use crate::spam::blocklist::LISTS_MAX;
+use crate::spam::{Bands, Engine, OnError};
 
 fn try_resolve(text: &str) -> (Option<Config>, Report) {
     let mut report = Report::default();
@@ -41,8 +43,8 @@ fn the_example_of_the_design_loads() {
     assert_eq!(config.tls.unwrap().certificate, Path::new("/etc/p/fullchain.pem"));
     assert_eq!(config.queue.retry.len(), 5);
     assert_eq!(config.admin.unwrap().token_file, Path::new("/etc/p/admin.token"));
-    let inert = ["[spam]"];
-    assert!(inert.iter().all(|section| config.inert.contains(&(*section).to_owned())), "{:?}", config.inert);
+    let spam = config.spam.unwrap();
+    assert_eq!((&spam.engine, spam.bands, spam.on_error), (&Engine::Builtin, Bands::default(), OnError::Accept));
     assert!(!config.inert.contains(&"listener.proxy".to_owned()));
     assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
     assert!(config.inert.contains(&"route.google.profile".to_owned()));
@@ -143,10 +145,10 @@ proptest::proptest! {
             let source = Source::new("rules.toml", damaged.as_str());
             let routes = BTreeMap::from([("default".to_owned(), false), ("crm".to_owned(), true)]);
             let read = |_: &str, _: &str| Ok("a@b.example".to_owned());
-            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, checks: [true; 4], read: &read }, &mut report);
+            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, checks: [true; 4], scores: true, read: &read }, &mut report);
             report.diagnostics().iter().for_each(|d| drop((d.render(true), d.json())));
             if let Some(parsed) = parsed {
-                drop(parsed.rules.run_tests());
+                drop(parsed.rules.run_tests(&Default::default()));
             }
         }
     }
@@ -211,4 +213,40 @@ fn a_limit_itself_is_allowed() {
     assert_eq!(errors(&steps(101)).len(), 1);
     let limits = config("[limits]\nrecipients = 10000\nlegs = 10000\n[route.a]\nconcurrency = 1000\n");
     assert_eq!((limits.limits.recipients, limits.routes["a"].concurrency), (10_000, 1_000));
+}
+
+#[test]
+fn bands_ascend_with_those_that_are_not_named() {
+    for (text, ok) in [
+        ("", true),
+        ("tag = 8.0", true),
+        ("tag = 8.1", false),
+        ("quarantine = 4.9", false),
+        ("quarantine = 15", true),
+        ("quarantine = 15.1", false),
+        ("tag = 20\nquarantine = 20\nreject = 20", true),
+        ("reject = 7", false),
+        ("tag = -5", true),
+    ] {
+        assert_eq!(try_resolve(&format!("hostname = 'mx.d.example'\n[spam]\n{text}\n")).0.is_some(), ok, "{text}");
+    }
+}
+
+#[test]
+fn rspamd_has_an_address_a_password_and_a_time_limit() {
+    let settings = |text: &str| config(&format!("[spam]\nengine = 'rspamd'\n{text}\n")).spam.unwrap();
+    let Engine::Rspamd(usual) = settings("").engine else { panic!("rspamd") };
+    assert_eq!((usual.host.as_str(), usual.port, usual.timeout), ("127.0.0.1", 11_333, Duration::from_secs(10)));
+    let named = settings("rspamd = 'http://filter.example:1234'\ntimeout = '2s'\non-error = 'builtin'");
+    let Engine::Rspamd(rspamd) = named.engine else { panic!("rspamd") };
+    assert_eq!((rspamd.host.as_str(), rspamd.port, rspamd.timeout), ("filter.example", 1234, Duration::from_secs(2)));
+    assert_eq!(named.on_error, OnError::Builtin);
+    assert!(config("[spam]\nengine = 'off'\n").spam.is_none());
+    let errors = |text: &str| try_resolve(&format!("hostname = 'mx.d.example'\n[spam]\n{text}\n")).1.errors();
+    for (text, wrong) in [("100ms", 0), ("99ms", 1), ("2m", 0), ("121s", 1)] {
+        assert_eq!(errors(&format!("engine = 'rspamd'\ntimeout = '{text}'")), wrong, "{text}");
+    }
+    let lists = |n: usize| (0..n).map(|n| format!("'bl{n}.example'")).collect::<Vec<_>>().join(", ");
+    assert_eq!(errors(&format!("blocklists = [{}]", lists(LISTS_MAX))), 0);
+    assert_eq!(errors(&format!("blocklists = [{}]", lists(LISTS_MAX + 1))), 1);
 }

@@ -35,6 +35,9 @@ pub(super) struct Checked {
     pub authentication: Authentication,
     /// The client's confirmed name.
     pub ptr: Option<String>,
+    /// The client outside our own relays, and what it called itself; `None` where a host of ours wrote the message, or
+    /// where that cannot be told.
+    pub client: Option<(IpAddr, String)>,
 }
 
 impl Checked {
@@ -47,6 +50,7 @@ impl Checked {
             quarantine: None,
             authentication: Authentication::Absent,
             ptr: None,
+            client: None,
         }
     }
 
@@ -68,6 +72,17 @@ impl Checked {
         json!({ "spf": spf, "dkim": dkim, "dmarc": dmarc, "arc": arc, "ptr": ptr, "from_domain": from_domain })
     }
 
+    pub(super) fn report(&self) -> &AuthReport {
+        &self.report
+    }
+
+    /// Adding a field of this name breaks no signature that counts. One that names a field which is not there signs that it
+    /// is not (RFC 6376 §5.4.2); those that were there are cut.
+    pub(super) fn may_add(&self, name: &str) -> bool {
+        let mut signed = self.report.passing().flat_map(|signature| &signature.signed_fields);
+        !signed.any(|field| field.eq_ignore_ascii_case(name))
+    }
+
     /// DMARC will fail at the next hop.
     pub(super) fn dmarc_at_risk(&self) -> bool {
         self.report.dmarc_at_risk()
@@ -85,7 +100,9 @@ impl Inbound {
     ) -> Result<Checked, Refusal> {
         let head = message.head.as_bytes();
         let found = cuts::find(&header.fields, head, &ruling.session.hostname);
-        let (ip, helo) = outside(ruling, message, header);
+        let client = outside(ruling, message, header);
+        // Where nobody outside can be told, the peer is checked.
+        let (ip, helo) = client.clone().unwrap_or_else(|| (message.client.ip, message.client.helo.clone()));
         let report = match (&ruling.checker, &ruling.auth) {
             (Some(checker), Some(settings)) => {
                 let subject = Subject {
@@ -121,7 +138,7 @@ impl Inbound {
         let authentication = if report.authenticates(sender) { Authentication::Proven } else { Authentication::Absent };
         let ptr = report.ptr.as_ref().and_then(|ptr| ptr.name.clone());
         let cuts = found.into_iter().map(|cut| cut.range).collect();
-        Ok(Checked { report, field, cuts, quarantine, authentication, ptr })
+        Ok(Checked { report, field, cuts, quarantine, authentication, ptr, client })
     }
 
     /// Reads the message into `subject` and checks it.
@@ -156,15 +173,14 @@ impl Inbound {
 }
 
 /// The client outside our own relays, and what it called itself: the peer, unless that is one of them.
-fn outside(ruling: &Ruling, message: &Arrived<'_>, header: &Header) -> (IpAddr, String) {
-    let peer = (message.client.ip, message.client.helo.clone());
+fn outside(ruling: &Ruling, message: &Arrived<'_>, header: &Header) -> Option<(IpAddr, String)> {
     if !ruling.upstream.iter().any(|network| network.contains(message.client.ip)) {
-        return peer;
+        return Some((message.client.ip, message.client.helo.clone()));
     }
     match Origin::trace(message.head.as_bytes(), header, &ruling.upstream) {
-        Origin::Outside { ip, helo } => (ip, helo.unwrap_or_default()),
-        // Written by one of ours, or by one whose Received we cannot read: there is nobody else to check.
-        Origin::Inside | Origin::Unreadable => peer,
+        Origin::Outside { ip, helo } => Some((ip, helo.unwrap_or_default())),
+        // Written by one of ours, or by one whose Received we cannot read.
+        Origin::Inside | Origin::Unreadable => None,
     }
 }
 
@@ -181,12 +197,12 @@ async fn whole(body: &StoredBody) -> Result<Bytes, Refusal> {
     Ok(bytes.into())
 }
 
-fn busy() -> Refusal {
+pub(super) fn busy() -> Refusal {
     Refusal::new(reply::CHECKS_BUSY)
 }
 
 /// Whole messages that are read for verification at one time.
 pub(super) const VERIFICATION_OCTETS_MAX: usize = 64 * 1024 * 1024;
 /// A message of the largest size is checked in well under a second; who waits longer is better off coming back.
-const PERMIT_WAIT: Duration = Duration::from_secs(30);
+pub(super) const PERMIT_WAIT: Duration = Duration::from_secs(30);
 const SIGNED_CONTROL: &str = "a passing signature covers a field that a help desk obeys";

@@ -352,7 +352,7 @@ fn recipient_answer(
     recipient: &Mailbox,
     envelope: &Envelope,
 ) -> Result<(), Refusal> {
-    let facts = journey::facts(client, envelope, recipient, Fact::Unknown);
+    let facts = journey::facts(client, envelope, recipient, (Fact::Unknown, Fact::Unknown));
     match ruling.decide(&facts, Fact::Unknown, inbound.clock.now()).verdict {
         Verdict::Accept { .. } | Verdict::Undecided => {
             events::recipient_accepted();

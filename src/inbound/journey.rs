@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::checks::Checked;
+use super::score::Scored;
 use super::{Inbound, Ruling, duplicates};
 use crate::address::Mailbox;
 use crate::bounce::{self, Admin, Authentication};
@@ -20,7 +21,7 @@ use crate::queue::{
     BodyWriter, DedupeKey, Errand, NewLeg, NewMessage, Notices, Queued, Reason, State, StoreError, StoredBody,
 };
 use crate::reply::{self, Refusal};
-use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, LegPlan, Verdict};
+use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegKind, LegPlan, Verdict};
 use crate::srs::Original;
 use crate::stamp;
 
@@ -50,14 +51,18 @@ impl Inbound {
         let body = body.finish().await.map_err(|error| store_refusal(&error))?;
         // A probe is ours: who sent it is known, and what a check would say of it says nothing of anybody's mail.
         let probe = self.probes.errand(&header.message_id);
-        let checked = match probe {
-            Some(_) => Checked::unchecked(),
-            None => self.check(ruling, &message, &header, &body).await?,
+        let id = self.ids.next(message.at, &self.chance);
+        let (checked, scored) = match probe {
+            Some(_) => (Checked::unchecked(), Scored::none()),
+            None => {
+                let checked = self.check(ruling, &message, &header, &body).await?;
+                let scored = self.score(ruling, &message, &header, &body, &checked, id).await?;
+                (checked, scored)
+            }
         };
-        // The score stands here, once it is built.
 
         let originals = self.originals(ruling, &message).await?;
-        let mut planned = combine(decide(ruling, &message, &checked, &originals))?;
+        let mut planned = combine(decide(ruling, &message, (&checked, &scored), &originals), &scored)?;
         if let Some((reason, why)) = &checked.quarantine {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
         }
@@ -66,14 +71,13 @@ impl Inbound {
             return Err(Refusal::new(reply::TOO_MANY_LEGS));
         }
 
-        let id = self.ids.next(message.at, &self.chance);
-        let record = record(ruling, &message, &header, &body, &checked, id);
+        let record = record(ruling, &message, &header, &body, (&checked, &scored), id);
         let body_hash = body_hash(ruling, &planned, &message, &body).await?;
         let mut legs = Vec::with_capacity(planned.len());
         let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
             let notices = notices(ruling, plan, &message.envelope, checked.authentication);
-            let mut leg = new_leg(ruling, plan, n, &record, &checked, notices);
+            let mut leg = new_leg(ruling, plan, n, &record, (&checked, &scored), notices);
             leg.errand = probe.unwrap_or_default();
             leg.dedupe = body_hash.and_then(|body| dedupe(ruling, plan, &header.message_id, &body));
             // The slot is reserved before the commit: a leg without one is committed ownerless and due.
@@ -156,9 +160,9 @@ pub(super) fn facts<'a>(
     client: &'a Client,
     envelope: &'a Envelope,
     recipient: &'a Mailbox,
-    auth: Fact<AuthFacts>,
+    (auth, score): (Fact<AuthFacts>, Fact<Option<f64>>),
 ) -> Facts<'a> {
-    Facts { recipient, sender: &envelope.sender, client: Some(client.ip), helo: Some(&client.helo), auth }
+    Facts { recipient, sender: &envelope.sender, client: Some(client.ip), helo: Some(&client.helo), auth, score }
 }
 
 /// The reply for a store that cannot: our trouble is never a 5xx.
@@ -184,9 +188,27 @@ pub(super) struct Planned {
     reason: Reason,
     detail: String,
     rules: Vec<String>,
+    /// A header field says that it looks like spam.
+    marked: bool,
 }
 
 impl Planned {
+    /// Does what the score makes of the copy. What a rule has discarded goes nowhere, and what a rule has quarantined waits already.
+    fn judge(&mut self, fate: Fate, why: &str) {
+        let spam = |state| (state, Reason::Spam, why.to_owned());
+        match (fate, self.state) {
+            (Fate::Keep, _) => {}
+            (Fate::Mark, _) => self.marked = true,
+            (Fate::Quarantine, State::Queued | State::Held) => {
+                (self.state, self.reason, self.detail) = spam(State::Quarantined);
+            }
+            (Fate::Omit, State::Queued | State::Held | State::Quarantined) => {
+                (self.state, self.reason, self.detail) = spam(State::Omitted);
+            }
+            (Fate::Quarantine | Fate::Omit, _) => {}
+        }
+    }
+
     /// What was to be relayed waits in the quarantine instead; what a rule parks or discards stays as it is.
     pub(super) fn quarantine(&mut self, reason: Reason, why: &str) {
         if self.state == State::Queued {
@@ -199,13 +221,14 @@ impl Planned {
 fn decide(
     ruling: &Ruling,
     message: &Arrived<'_>,
-    checked: &Checked,
+    (checked, scored): (&Checked, &Scored),
     originals: &[Option<Original>],
 ) -> Vec<(Mailbox, Decision)> {
     let recipients = message.envelope.recipients.iter().zip(originals);
     recipients
         .map(|(recipient, original)| {
-            let facts = facts(message.client, &message.envelope, recipient, Fact::Known(checked.facts()));
+            let known = (Fact::Known(checked.facts()), Fact::Known(scored.score()));
+            let facts = facts(message.client, &message.envelope, recipient, known);
             (recipient.clone(), ruling.decide(&facts, Fact::Known(original.as_ref()), message.at))
         })
         .collect()
@@ -213,34 +236,58 @@ fn decide(
 
 /// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the
 /// first refusal; else those that are refused are quarantined, because their sender was told 250.
-fn combine(decided: Vec<(Mailbox, Decision)>) -> Result<Vec<Planned>, Refusal> {
+fn combine(decided: Vec<(Mailbox, Decision)>, scored: &Scored) -> Result<Vec<Planned>, Refusal> {
     let mut planned = Vec::new();
-    let mut refused = Vec::new();
+    let mut refused: Vec<(Refusal, Vec<Planned>)> = Vec::new();
     for (alias, decision) in decided {
+        let is_spam = decision.is_refused_as_spam(scored.band);
         match decision.verdict {
             // Everything is known here. If a rule still cannot tell, the fault is ours: the sender keeps his mail.
             Verdict::Undecided => return Err(Refusal::new(reply::LOCAL_ERROR)),
             Verdict::Defer(refusal) => return Err(refusal),
-            Verdict::Reject(refusal) => refused.push((alias, refusal, decision.rules)),
+            Verdict::Reject(refusal) => {
+                let kept = quarantined_refusal(alias, &refusal, decision.rules);
+                refused.push((refusal, vec![kept]));
+            }
             Verdict::Accept { action, legs } => {
-                let (state, reason, detail) = start(action);
-                planned.extend(legs.into_iter().map(|leg| Planned {
-                    alias: alias.clone(),
-                    leg,
-                    state,
-                    reason,
-                    detail: detail.clone(),
-                    rules: decision.rules.clone(),
-                }));
+                let legs = judged_legs(&alias, action, legs, &decision.rules, scored);
+                match is_spam {
+                    true => refused.push((Refusal::new(reply::SPAM_REFUSED), legs)),
+                    false => planned.extend(legs),
+                }
             }
         }
     }
     if planned.is_empty() {
-        let first = refused.into_iter().next().map(|(_, refusal, _)| refusal);
+        let first = refused.into_iter().next().map(|(refusal, _)| refusal);
         return Err(first.unwrap_or_else(|| Refusal::new(reply::LOCAL_ERROR)));
     }
-    planned.extend(refused.into_iter().map(|(alias, refusal, rules)| quarantined_refusal(alias, &refusal, rules)));
+    planned.extend(refused.into_iter().flat_map(|(_, kept)| kept));
     Ok(planned)
+}
+
+/// The legs of an accepted recipient, with what the score makes of them.
+fn judged_legs(alias: &Mailbox, action: Action, legs: Vec<LegPlan>, rules: &[String], scored: &Scored) -> Vec<Planned> {
+    let (state, reason, detail) = start(action);
+    let (why, only_copies) = (scored.why(), legs.iter().all(|leg| leg.kind == LegKind::Also));
+    let mut planned: Vec<Planned> = legs
+        .into_iter()
+        .map(|leg| {
+            let fate = leg.fate(scored.band);
+            let (alias, detail, rules) = (alias.clone(), detail.clone(), rules.to_vec());
+            let mut plan = Planned { alias, leg, state, reason, detail, rules, marked: false };
+            plan.judge(fate, &why);
+            plan
+        })
+        .collect();
+    // Copies are left out beside a mail that somebody gets or an operator sees. Where there is no such mail, one is kept.
+    if only_copies
+        && planned.iter().all(|plan| plan.state == State::Omitted)
+        && let Some(first) = planned.first_mut()
+    {
+        first.state = State::Quarantined;
+    }
+    planned
 }
 
 /// Where the legs of an accepted recipient start.
@@ -262,6 +309,7 @@ fn quarantined_refusal(alias: Mailbox, refusal: &Refusal, rules: Vec<String>) ->
         reason: Reason::MixedRefusal,
         detail: refusal.reply().to_string(),
         rules,
+        marked: false,
     }
 }
 
@@ -270,7 +318,7 @@ fn record(
     message: &Arrived<'_>,
     header: &Header,
     body: &StoredBody,
-    checked: &Checked,
+    (checked, scored): (&Checked, &Scored),
     id: MessageId,
 ) -> NewMessage {
     let client = Client { ptr: checked.ptr.clone(), ..message.client.clone() };
@@ -293,14 +341,14 @@ fn record(
         subject: header.subject.clone(),
         message_id: header.message_id.clone(),
         prefix,
-        facts: recorded_facts(message, checked),
+        facts: recorded_facts(message, checked, scored),
         rules_hash: ruling.rules.hash().to_owned(),
         body: body.clone(),
     }
 }
 
 /// What the rules saw, for `explain`, `diff` and `redecide`.
-fn recorded_facts(message: &Arrived<'_>, checked: &Checked) -> String {
+fn recorded_facts(message: &Arrived<'_>, checked: &Checked, scored: &Scored) -> String {
     let recipients: Vec<&str> = message.envelope.recipients.iter().map(Mailbox::as_str).collect();
     serde_json::json!({
         "client": message.client.ip,
@@ -309,6 +357,7 @@ fn recorded_facts(message: &Arrived<'_>, checked: &Checked) -> String {
         "recipients": recipients,
         "authenticated": checked.authentication == Authentication::Proven,
         "auth": checked.record(),
+        "spam": scored.record(),
     })
     .to_string()
 }
@@ -318,11 +367,12 @@ fn new_leg(
     plan: &Planned,
     n: u16,
     record: &NewMessage,
-    checked: &Checked,
+    (checked, scored): (&Checked, &Scored),
     notices: Notices,
 ) -> NewLeg {
     let (target, authentication) = (&plan.leg.target, checked.authentication);
     let (sender, authorship) = ruling.reverse_path(&record.sender, target, record.received, authentication, plan.state);
+    let field = scored.field().filter(|_| plan.marked).unwrap_or_default();
     NewLeg {
         n,
         alias: plan.alias.as_str().to_owned(),
@@ -334,7 +384,7 @@ fn new_leg(
         reason: plan.reason,
         detail: plan.detail.clone(),
         due: (plan.state == State::Queued).then_some(record.received),
-        prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target),
+        prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target, field),
         cuts: checked.cuts.clone(),
         rules: plan.rules.clone(),
         notices,

@@ -36,6 +36,7 @@ mod listener;
 pub mod probe;
 mod balancer;
 mod checks;
+mod score;
 mod pace;
 mod duplicates;
 mod returns;
@@ -44,6 +45,7 @@ mod journey;
 
 use listener::Shares;
 use probe::Probes;
+pub use score::Scorer;
 
 /// What a session decides by. A reload replaces the whole; a live session keeps the one that it began with.
 pub struct Ruling {
@@ -62,6 +64,8 @@ pub struct Ruling {
     pub auth: Option<auth::disposition::Settings>,
     /// What asks the DNS who may send; needed where `auth` is.
     pub checker: Option<Arc<Checker>>,
+    /// Absent: no score is made.
+    pub spam: Option<Arc<Scorer>>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
     /// Sessions that one client may have at one time.

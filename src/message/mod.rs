@@ -1,12 +1,14 @@
 //! A message as its bytes: where the header ends, which fields it has and where each stands.
 //!
 //! Only mail-parser reads the fields, and only their places are kept: whatever is sent on is cut out of the original
-//! by byte ranges, never written again. `origin` reads Received fields. The body is not parsed here; it may be in a file already.
+//! by byte ranges, never written again. `origin` reads Received fields, `content` what a reader would see. The body is not
+//! parsed for the index; it may be in a file already.
 
 use std::ops::Range;
 
 use mail_parser::{HeaderForm, HeaderName, MessageParser};
 
+pub mod content;
 pub mod origin;
 
 /// Takes a message's bytes as they arrive and keeps the header section (RFC 5322 §2.1), up to a limit.

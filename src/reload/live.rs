@@ -19,7 +19,7 @@ use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
-use crate::inbound::{Inbound, Manner, Ruling};
+use crate::inbound::{Inbound, Manner, Ruling, Scorer};
 use crate::log;
 use crate::outbound::{self, Outbound, Ways};
 use crate::queue::sqlite::{Retention, SqliteStore};
@@ -177,6 +177,7 @@ fn ruling(
         srs: config.srs.clone(),
         auth: config.auth.clone(),
         checker: lookup.checker.clone(),
+        spam: config.spam.clone().map(|settings| Arc::new(Scorer::new(settings, Arc::clone(&lookup.dns)))),
         upstream: config.upstream.clone(),
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! [`RuleSet::decide`] and `explain` share `walk`: it takes the rules in order, then the alias, then the domain, and
 //! `conclude` makes the verdict out of those that applied. Evaluation is three-valued: an authentication result that
-//! is not known yet makes a walk stop and say which check it needs. `decide` then tries every answer that some
+//! or a score that
+//! is not known yet makes a walk stop and say what it needs. `decide` then tries every answer that some
 //! rule tells apart, and commits itself only to what they all agree on, or where they all refuse.
 
 use std::net::IpAddr;
@@ -71,14 +72,28 @@ pub(super) fn untagged(key: &str) -> Option<String> {
     if user.is_empty() || local.starts_with('"') { None } else { Some(format!("{user}@{domain}")) }
 }
 
-/// The authentication results, each known or not.
-pub(super) type Auth = [Fact<Option<&'static str>>; 4];
+/// What is found out after the final dot, each known or not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    checks: [Fact<Option<&'static str>>; 4],
+    score: Fact<Option<f64>>,
+}
 
-pub(super) fn auth(facts: Fact<AuthFacts>) -> Auth {
-    match facts {
-        Fact::Unknown => [Fact::Unknown; 4],
-        Fact::Known(known) => [known.spf, known.dkim, known.dmarc, known.arc].map(Fact::Known),
+impl Found {
+    pub(super) fn new(facts: &Facts<'_>) -> Found {
+        let checks = match facts.auth {
+            Fact::Unknown => [Fact::Unknown; 4],
+            Fact::Known(AuthFacts { spf, dkim, dmarc, arc }) => [spf, dkim, dmarc, arc].map(Fact::Known),
+        };
+        Found { checks, score: facts.score }
     }
+}
+
+/// What a condition needs that is not known yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Check(Check),
+    Score,
 }
 
 /// Whether all conditions of a rule hold.
@@ -87,8 +102,8 @@ pub(super) enum Truth {
     Holds,
     /// The condition at this position is the first that does not.
     Fails(usize),
-    /// No condition fails for certain, and the one at this position needs this check.
-    Unknown(usize, Check),
+    /// No condition fails for certain, and the one at this position needs this.
+    Unknown(usize, Missing),
 }
 
 /// Which rules a walk looks at. Both give the same verdict.
@@ -111,20 +126,16 @@ pub(super) enum OnUnknown {
 impl RuleSet {
     /// What becomes of the message for this recipient. A recipient outside our domains is refused before any rule.
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
-        self.complete(&Subject::new(facts), auth(facts.auth))
+        self.complete(&Subject::new(facts), Found::new(facts))
     }
 
-    fn complete(&self, subject: &Subject<'_>, auth: Auth) -> Decision {
-        let check = match self.walk(subject, &auth, Scope::Candidates, OnUnknown::Stop, &mut |_, _| {}) {
+    fn complete(&self, subject: &Subject<'_>, found: Found) -> Decision {
+        let missing = match self.walk(subject, &found, Scope::Candidates, OnUnknown::Stop, &mut |_, _| {}) {
             Ok(decision) => return decision,
-            Err(check) => check,
+            Err(missing) => missing,
         };
-        // All that can come of this check: each word that some rule asks for, and any other.
-        let words = self.auth_words[check as usize].iter().map(|word| Some(*word)).chain([None]);
         let mut first: Option<Decision> = None;
-        for word in words {
-            let mut completed = auth;
-            completed[check as usize] = Fact::Known(word);
+        for completed in self.completions(missing, found) {
             let decision = self.complete(subject, completed);
             let Some(first) = &first else {
                 first = Some(decision);
@@ -135,18 +146,38 @@ impl RuleSet {
                 return Decision { verdict: Verdict::Undecided, rules: Vec::new() };
             }
         }
-        first.expect("a check has at least the completion `None`")
+        first.expect("what is missing has at least the completion `None`")
+    }
+
+    /// All that can come of what is missing: each word of a check that some rule asks for, and any other; a score in each
+    /// interval that rules tell apart, and none.
+    fn completions(&self, missing: Missing, found: Found) -> Vec<Found> {
+        match missing {
+            Missing::Check(check) => {
+                let words = self.auth_words[check as usize].iter().map(|word| Some(*word)).chain([None]);
+                let complete = |word| {
+                    let mut completed = found;
+                    completed.checks[check as usize] = Fact::Known(word);
+                    completed
+                };
+                words.map(complete).collect()
+            }
+            Missing::Score => {
+                let bounds = self.score_bounds.iter().copied().chain([f64::NEG_INFINITY]).map(Some).chain([None]);
+                bounds.map(|score| Found { score: Fact::Known(score), ..found }).collect()
+            }
+        }
     }
 
     /// One pass. `observe` hears of each rule that was looked at. `Err` only with [`OnUnknown::Stop`].
     pub(super) fn walk(
         &self,
         subject: &Subject<'_>,
-        auth: &Auth,
+        found: &Found,
         scope: Scope,
         on_unknown: OnUnknown,
         observe: &mut dyn FnMut(&Rule, Truth),
-    ) -> Result<Decision, Check> {
+    ) -> Result<Decision, Missing> {
         let Some(domain) = self.domain(subject.recipient.domain()) else {
             return Ok(refuse(reply::NOT_OURS, Vec::new()));
         };
@@ -160,12 +191,12 @@ impl RuleSet {
         };
         let mut applied: Vec<&Rule> = Vec::new();
         for rule in order.into_iter().map(|at| &self.rules[at]) {
-            let truth = truth(rule, subject, auth, plus);
+            let truth = truth(rule, subject, found, plus);
             observe(rule, truth);
             match truth {
                 Truth::Fails(_) => {}
-                Truth::Unknown(_, check) => match on_unknown {
-                    OnUnknown::Stop => return Err(check),
+                Truth::Unknown(_, missing) => match on_unknown {
+                    OnUnknown::Stop => return Err(missing),
                     OnUnknown::PassOver => {}
                 },
                 Truth::Holds => {
@@ -362,19 +393,19 @@ fn is_role(subject: &Subject<'_>, domain: &OurDomain) -> bool {
 }
 
 /// A condition that fails decides, also behind one that is unknown.
-fn truth(rule: &Rule, subject: &Subject<'_>, auth: &Auth, plus_strip: bool) -> Truth {
+fn truth(rule: &Rule, subject: &Subject<'_>, found: &Found, plus_strip: bool) -> Truth {
     let mut unknown = None;
     for (at, condition) in rule.when.iter().enumerate() {
-        match holds(condition, subject, auth, plus_strip) {
+        match holds(condition, subject, found, plus_strip) {
             Ok(true) => {}
             Ok(false) => return Truth::Fails(at),
-            Err(check) => unknown = unknown.or(Some(Truth::Unknown(at, check))),
+            Err(missing) => unknown = unknown.or(Some(Truth::Unknown(at, missing))),
         }
     }
     unknown.unwrap_or(Truth::Holds)
 }
 
-fn holds(condition: &Condition, subject: &Subject<'_>, auth: &Auth, plus_strip: bool) -> Result<bool, Check> {
+fn holds(condition: &Condition, subject: &Subject<'_>, found: &Found, plus_strip: bool) -> Result<bool, Missing> {
     let recipient = subject.recipient;
     let sender_domain = subject.sender.mailbox().map(Mailbox::domain);
     Ok(match condition {
@@ -390,9 +421,13 @@ fn holds(condition: &Condition, subject: &Subject<'_>, auth: &Auth, plus_strip: 
         Condition::SenderDomain(domains) => sender_domain.is_some_and(|domain| domains.contains(domain)),
         Condition::Client(networks) => subject.client.is_some_and(|ip| networks.iter().any(|n| n.contains(ip))),
         Condition::Helo(names) => subject.helo.as_ref().is_some_and(|helo| names.contains(helo)),
-        Condition::Auth(check, words) => match auth[*check as usize] {
-            Fact::Unknown => return Err(*check),
+        Condition::Auth(check, words) => match found.checks[*check as usize] {
+            Fact::Unknown => return Err(Missing::Check(*check)),
             Fact::Known(result) => result.is_some_and(|result| words.contains(&result)),
+        },
+        Condition::Score(ranges) => match found.score {
+            Fact::Unknown => return Err(Missing::Score),
+            Fact::Known(score) => score.is_some_and(|score| ranges.iter().any(|range| range.contains(score))),
         },
     })
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::eval::{OnUnknown, Scope, Subject, Truth, auth};
+use super::eval::{Found, OnUnknown, Scope, Subject, Truth};
 use super::set::{Check, Condition, Rule, RuleSet};
 use super::{Action, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
@@ -63,7 +63,7 @@ impl RuleSet {
         };
         let subject = Subject::new(facts);
         // `Err` does not come with `PassOver`, and the decision is `decide`'s in any case.
-        let _ = self.walk(&subject, &auth(facts.auth), Scope::Everything, OnUnknown::PassOver, &mut observe);
+        let _ = self.walk(&subject, &Found::new(facts), Scope::Everything, OnUnknown::PassOver, &mut observe);
         Explanation {
             recipient: facts.recipient.to_string(),
             rule_set: self.short_hash().to_owned(),
@@ -90,6 +90,7 @@ fn describe(condition: &Condition) -> String {
         Condition::Client(networks) => ("client", networks.iter().map(ToString::to_string).collect()),
         Condition::Helo(names) => ("helo", names.clone()),
         Condition::Auth(check, words) => (check.as_str(), words.iter().map(|word| (*word).to_owned()).collect()),
+        Condition::Score(ranges) => ("score", ranges.iter().map(ToString::to_string).collect()),
     };
     if let [value] = &values[..] {
         return format!("{key} = {value:?}");
@@ -132,6 +133,10 @@ fn saw(condition: &Condition, facts: &Facts<'_>) -> String {
                 };
                 result.unwrap_or("not checked").to_owned()
             }
+        },
+        Condition::Score(_) => match facts.score {
+            Fact::Unknown => "not known yet".to_owned(),
+            Fact::Known(score) => score.map_or_else(|| "no score".to_owned(), |score| format!("{score:.1}")),
         },
     }
 }

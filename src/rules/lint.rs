@@ -109,6 +109,7 @@ fn conditions(when: &When) -> usize {
         when.dkim.is_some(),
         when.dmarc.is_some(),
         when.arc.is_some(),
+        when.score.is_some(),
     ];
     set.into_iter().filter(|set| *set).count()
 }

@@ -1,7 +1,8 @@
 //! The rules: facts about one recipient of one message go in, a decision and its explanation come out. Pure.
 //!
 //! `syntax` is the TOML as typed, `parse` resolves and checks it into a [`RuleSet`] (`set`), `eval` decides, `explain`
-//! says why, `testing` runs the tests that stand beside the rules, `difference` says what another rule set changes.
+//! says why, `testing` runs the tests that stand beside the rules, `difference` says what another rule set changes, `banding`
+//! what a spam band makes of a decision.
 //! Evaluation is three-valued, because at RCPT the message is not there yet: see [`Decision`].
 
 use std::net::IpAddr;
@@ -18,9 +19,11 @@ pub mod parse;
 pub mod explain;
 mod testing;
 pub mod difference;
+pub mod banding;
 #[cfg(test)]
 mod tests;
 
+pub use banding::Fate;
 pub use explain::{Consideration, Considered, Explanation};
 pub use parse::{Parsed, Surroundings, parse};
 pub use set::RuleSet;
@@ -34,6 +37,8 @@ pub struct Facts<'a> {
     pub client: Option<IpAddr>,
     pub helo: Option<&'a str>,
     pub auth: Fact<AuthFacts>,
+    /// The spam score; `None` where none was made.
+    pub score: Fact<Option<f64>>,
 }
 
 /// A value that may not be known yet. Unknown is not "absent": absent values are known to be so.

@@ -24,6 +24,8 @@ pub struct Surroundings<'a> {
     pub looks_up_mx: bool,
     /// Which checks run on mail that comes in, by [`Check`].
     pub checks: [bool; 4],
+    /// Mail that comes in gets a spam score.
+    pub scores: bool,
     /// The text of the file that a target names: given the rules file's path and the name as written. Errors are shown.
     pub read: &'a dyn Fn(&str, &str) -> Result<String, String>,
 }
@@ -89,8 +91,11 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
     }
     let bodies = file.rules.iter().map(|rule| &rule.body).chain(file.aliases.iter().map(|alias| &alias.body));
     let mut bands = bodies.map(|body| body.on_spam).chain(file.targets.iter().map(|target| target.on_spam));
-    if bands.any(|on_spam| on_spam.is_some()) {
-        inert.push("on-spam (there is no spam score yet)".to_owned());
+    if bands.any(|on_spam| on_spam.is_some()) && !surroundings.scores {
+        inert.push("on-spam (no score is made without `[spam]`)".to_owned());
+    }
+    if !rules.score_bounds.is_empty() && !surroundings.scores {
+        inert.push("conditions on score (no score is made without `[spam]`: they hold in tests only)".to_owned());
     }
     if !surroundings.looks_up_mx {
         inert.extend(lint::held_without_hosts(&rules, surroundings.routes));
@@ -140,6 +145,7 @@ impl Resolver<'_> {
             domains,
             index: Index::new(&rules),
             auth_words: auth_words(&rules),
+            score_bounds: score_bounds(&rules),
             rules,
             aliases,
             targets: std::mem::take(&mut self.targets),
@@ -360,6 +366,7 @@ impl Resolver<'_> {
             auth(Check::Dkim, &when.dkim),
             auth(Check::Dmarc, &when.dmarc),
             auth(Check::Arc, &when.arc),
+            when.score.as_ref().map(|v| Condition::Score(values(v))),
         ];
         conditions.into_iter().flatten().collect()
     }
@@ -436,6 +443,18 @@ fn resolve_list(entry: &syntax::ListEntry) -> List {
         }
     }
     list
+}
+
+fn score_bounds(rules: &[Rule]) -> Vec<f64> {
+    let mut bounds: Vec<f64> = Vec::new();
+    for condition in rules.iter().flat_map(|rule| &rule.when) {
+        if let Condition::Score(ranges) = condition {
+            bounds.extend(ranges.iter().map(|range| range.bound()));
+        }
+    }
+    bounds.sort_by(f64::total_cmp);
+    bounds.dedup();
+    bounds
 }
 
 fn auth_words(rules: &[Rule]) -> super::set::AuthWords {

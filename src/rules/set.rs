@@ -30,6 +30,8 @@ pub struct RuleSet {
     pub(super) tests: Vec<TestEntry>,
     pub(super) hash: String,
     pub(super) auth_words: AuthWords,
+    /// The scores that conditions name, each once, ascending.
+    pub(super) score_bounds: Vec<f64>,
     /// The files that targets name, and where they are named.
     pub(super) target_files: Vec<(String, Place)>,
 }
@@ -114,6 +116,39 @@ pub(super) enum Condition {
     /// In lower case.
     Helo(Vec<String>),
     Auth(Check, Vec<&'static str>),
+    Score(Vec<Scores>),
+}
+
+/// A range of spam scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scores {
+    AtLeast(f64),
+    Below(f64),
+}
+
+impl Scores {
+    pub(super) fn contains(self, score: f64) -> bool {
+        match self {
+            Scores::AtLeast(bound) => score >= bound,
+            Scores::Below(bound) => score < bound,
+        }
+    }
+
+    pub(super) fn bound(self) -> f64 {
+        match self {
+            Scores::AtLeast(bound) | Scores::Below(bound) => bound,
+        }
+    }
+}
+
+/// As it is written.
+impl std::fmt::Display for Scores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Scores::AtLeast(bound) => write!(f, ">={bound}"),
+            Scores::Below(bound) => write!(f, "<{bound}"),
+        }
+    }
 }
 
 /// An authentication check.

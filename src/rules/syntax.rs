@@ -13,6 +13,7 @@ use crate::network::Network;
 use crate::reply::{Enhanced, Refusal, Reply};
 
 use super::pattern::Pattern;
+use super::set::Scores;
 use super::{AuthFacts, Bounces, OnSpam};
 
 /// Everything that stands in one file.
@@ -98,6 +99,7 @@ pub struct When {
     pub dkim: Option<Vec<Placed<&'static str>>>,
     pub dmarc: Option<Vec<Placed<&'static str>>>,
     pub arc: Option<Vec<Placed<&'static str>>>,
+    pub score: Option<Vec<Placed<Scores>>>,
 }
 
 /// A line of `[list]`.
@@ -123,6 +125,8 @@ pub struct TestEntry {
     pub client: Option<IpAddr>,
     pub helo: Option<String>,
     pub auth: AuthFacts,
+    /// `None`: no score was made.
+    pub score: Option<f64>,
     pub expect: Expect,
     pub place: Place,
 }
@@ -131,6 +135,10 @@ pub struct TestEntry {
 pub struct Expect {
     pub rules: Option<Vec<Placed<String>>>,
     pub legs: Option<Vec<Placed<String>>>,
+    /// Of the legs, those that the score has marked, quarantined, omitted.
+    pub tagged: Option<Vec<Placed<String>>>,
+    pub quarantined: Option<Vec<Placed<String>>>,
+    pub omitted: Option<Vec<Placed<String>>>,
     /// `None`: the mail is relayed.
     pub action: Option<ExpectedAction>,
 }
@@ -368,6 +376,7 @@ fn when(mut section: Section<'_>) -> When {
         dkim: any_of(section.take("dkim"), |v| word(v, DKIM_WORDS)),
         dmarc: any_of(section.take("dmarc"), |v| word(v, DMARC_WORDS)),
         arc: any_of(section.take("arc"), |v| word(v, ARC_WORDS)),
+        score: any_of(section.take("score"), |v| scores(v)),
     };
     section.finish();
     when
@@ -380,6 +389,20 @@ fn any_of<'d, T>(value: Option<Value<'d>>, read: impl Fn(&Value<'d>) -> Option<P
         value.wrong("an empty array never holds; leave the key out or name a value");
     }
     Some(values.iter().filter_map(read).collect())
+}
+
+/// A number, which is the least that holds, or `">=8.0"`, `"<5.0"`.
+fn scores(value: &Value<'_>) -> Option<Placed<Scores>> {
+    if !value.is_string() {
+        let least = value.number()?;
+        return Some(Placed { value: Scores::AtLeast(least.value), place: least.place });
+    }
+    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+    value.parsed(|text| {
+        let at_least = text.strip_prefix(">=").and_then(number).map(Scores::AtLeast);
+        let range = at_least.or_else(|| text.strip_prefix('<').and_then(number).map(Scores::Below));
+        range.ok_or("expected a score, such as `8.0`, `\">=8.0\"` or `\"<5.0\"`")
+    })
 }
 
 fn word(value: &Value<'_>, words: &[&'static str]) -> Option<Placed<&'static str>> {
@@ -437,6 +460,7 @@ fn test(mut section: Section<'_>) -> Option<TestEntry> {
         dmarc: result("dmarc", DMARC_WORDS),
         arc: result("arc", ARC_WORDS),
     };
+    let score = given.take("score").and_then(|v| v.number()).map(|score| score.value);
     given.finish();
     let default_sender = || sender(TEST_SENDER).expect("the default sender is an address");
     Some(TestEntry {
@@ -446,6 +470,7 @@ fn test(mut section: Section<'_>) -> Option<TestEntry> {
         client,
         helo,
         auth,
+        score,
         expect: expect?,
         place,
     })
@@ -455,6 +480,9 @@ fn expect(mut section: Section<'_>) -> Expect {
     let mut expect = Expect {
         rules: section.take("rules").map(|v| strings(&v)),
         legs: section.take("legs").map(|v| strings(&v)),
+        tagged: section.take("tagged").map(|v| strings(&v)),
+        quarantined: section.take("quarantined").map(|v| strings(&v)),
+        omitted: section.take("omitted").map(|v| strings(&v)),
         action: None,
     };
     for key in ["reject", "quarantine", "hold", "defer", "discard"] {

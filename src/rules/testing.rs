@@ -2,32 +2,42 @@
 
 use crate::diagnostic::{Diagnostic, Placed};
 
+use crate::reply;
+use crate::reply::Refusal;
+use crate::spam::{Band, Bands};
+
 use super::set::RuleSet;
 use super::syntax::{ExpectedAction, TestEntry};
-use super::{Action, Decision, Fact, Facts, LegPlan, Verdict};
+use super::{Action, Decision, Fact, Facts, Fate, LegPlan, Verdict};
 
 impl RuleSet {
-    /// Runs every test; what comes back is what failed, with the explanation as help.
+    /// Runs every test; what comes back is what failed, with the explanation as help. A score that a test gives falls into
+    /// `bands`.
     #[must_use]
-    pub fn run_tests(&self) -> Vec<Diagnostic> {
-        self.tests.iter().filter_map(|test| self.run(test)).collect()
+    pub fn run_tests(&self, bands: &Bands) -> Vec<Diagnostic> {
+        self.tests.iter().filter_map(|test| self.run(test, bands)).collect()
     }
 
-    fn run(&self, test: &TestEntry) -> Option<Diagnostic> {
+    fn run(&self, test: &TestEntry, bands: &Bands) -> Option<Diagnostic> {
         let facts = Facts {
             recipient: &test.recipient,
             sender: &test.sender,
             client: test.client,
             helo: test.helo.as_deref(),
             auth: Fact::Known(test.auth),
+            score: Fact::Known(test.score),
         };
-        let decision = self.decide(&facts);
-        let wrong = self.difference(test, &decision)?;
+        let mut decision = self.decide(&facts);
+        let band = test.score.map_or(Band::Clean, |score| bands.band(score));
+        if decision.is_refused_as_spam(band) {
+            decision.verdict = Verdict::Reject(Refusal::new(reply::SPAM_REFUSED));
+        }
+        let wrong = self.difference(test, &decision, band)?;
         let failed = Diagnostic::error(format!("the rule test `{}` failed: {wrong}", test.name.value));
         Some(failed.at(&test.name.place).label("this test").help(self.explain(&facts).render().trim_end()))
     }
 
-    fn difference(&self, test: &TestEntry, decision: &Decision) -> Option<String> {
+    fn difference(&self, test: &TestEntry, decision: &Decision, band: Band) -> Option<String> {
         let expect = &test.expect;
         if let Some(rules) = &expect.rules {
             let expected: Vec<&str> = rules.iter().map(|rule| rule.value.as_str()).collect();
@@ -38,9 +48,33 @@ impl RuleSet {
         if let Some(wrong) = action_difference(expect.action.as_ref(), decision, expect.legs.is_some()) {
             return Some(wrong);
         }
-        let legs = decision.verdict.legs();
-        let expected = expect.legs.as_ref()?;
-        // In any order, each leg once.
+        let legs: Vec<&LegPlan> = decision.verdict.legs().iter().collect();
+        if let Some(expected) = &expect.legs
+            && let Some(wrong) = self.legs_difference("the legs", expected, &legs)
+        {
+            return Some(wrong);
+        }
+        let lists = [
+            ("as tagged", &expect.tagged, Fate::Mark),
+            ("as quarantined", &expect.quarantined, Fate::Quarantine),
+            ("as omitted", &expect.omitted, Fate::Omit),
+        ];
+        // Whoever says where a copy goes means that it gets there, marked perhaps, unless he says otherwise.
+        let says_where = expect.legs.is_some() || lists.iter().any(|(_, expected, _)| expected.is_some());
+        for (what, expected, fate) in lists {
+            let none = Vec::new();
+            let optional = fate == Fate::Mark || !says_where;
+            let Some(expected) = expected.as_ref().or(if optional { None } else { Some(&none) }) else { continue };
+            let of_fate: Vec<&LegPlan> = legs.iter().copied().filter(|leg| leg.fate(band) == fate).collect();
+            if let Some(wrong) = self.legs_difference(what, expected, &of_fate) {
+                return Some(wrong);
+            }
+        }
+        None
+    }
+
+    /// In any order, each leg once.
+    fn legs_difference(&self, what: &str, expected: &[Placed<String>], legs: &[&LegPlan]) -> Option<String> {
         let same = expected.len() == legs.len()
             && expected.iter().all(|name| legs.iter().any(|leg| self.is_leg(leg, name)))
             && legs.iter().all(|leg| expected.iter().any(|name| self.is_leg(leg, name)));
@@ -49,7 +83,7 @@ impl RuleSet {
         }
         let expected: Vec<&str> = expected.iter().map(|leg| leg.value.as_str()).collect();
         let got: Vec<&str> = legs.iter().map(|leg| leg.target_name.as_deref().unwrap_or(leg.target.as_str())).collect();
-        Some(format!("expected the legs {expected:?}, but got {got:?}"))
+        Some(format!("expected {what} {expected:?}, but got {got:?}"))
     }
 
     fn is_leg(&self, leg: &LegPlan, name: &Placed<String>) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::diagnostic::{Report, Source};
+use crate::spam::{Band, Bands};
 
 use super::set::Check;
 use super::{AuthFacts, Consideration, Decision, Fact, Facts, LegKind, OnSpam, RuleSet, Surroundings, Verdict, parse};
@@ -28,7 +29,7 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
     let mut report = Report::default();
     let parsed = parse(
         &sources,
-        &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], read: &read },
+        &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &read },
         &mut report,
     );
     (parsed.map(|parsed| parsed.rules), report)
@@ -66,6 +67,11 @@ fn with_facts<T>(recipient: &str, line: &str, then: impl Fn(&Facts<'_>) -> T) ->
         client: value("client").map(|ip| ip.parse().unwrap()),
         helo: value("helo"),
         auth: if line.contains("unknown") { Fact::Unknown } else { Fact::Known(known) },
+        score: if line.contains("unknown") {
+            Fact::Unknown
+        } else {
+            Fact::Known(value("score").map(|score| score.parse().unwrap()))
+        },
     })
 }
 
@@ -96,7 +102,7 @@ fn the_examples_of_the_design_load_and_their_tests_pass() {
     let text = include_str!("../../tests/configs/design/rules/solarmora.toml");
     let (rules, report) = try_files(&[text]);
     let rules = rules.unwrap_or_else(|| panic!("{}", report.render(false)));
-    assert_eq!(rules.run_tests(), []);
+    assert_eq!(rules.run_tests(&Bands::default()), []);
     assert_eq!(rules.counts().tests, 1);
     let legs = "to case@salesforce.example crm quarantine, also ventes@solarmora.com google omit";
     expect(&rules, "factures@solarmora.com", "", &format!("factures@solarmora.com | relay | {legs}"));
@@ -547,7 +553,7 @@ fn what_waits_for_the_look_up_of_an_mx_is_named() {
     let inert = |text: &str, looks_up_mx| {
         let routes = BTreeMap::from([("default", false), ("crm", true), ("mx", false)].map(|(n, h)| (n.to_owned(), h)));
         let read = |_: &str, _: &str| Ok("secret@crm.example".to_owned());
-        let surroundings = Surroundings { routes: &routes, looks_up_mx, checks: [true; 4], read: &read };
+        let surroundings = Surroundings { routes: &routes, looks_up_mx, checks: [true; 4], scores: true, read: &read };
         let mut report = Report::default();
         let text = format!("[domain.'d.example']\nrole = 'admin@x.example'\n{text}");
         let parsed = parse(&[Source::new("r.toml", text)], &surroundings, &mut report);
@@ -565,7 +571,6 @@ fn what_waits_for_the_look_up_of_an_mx_is_named() {
         ]
     );
     assert_eq!(inert(text, true), [""; 0]);
-    assert_eq!(inert("[target]\nt = { address = 't@x.example', on-spam = 'tag' }\n", true).len(), 1);
     let aliases = |n: usize| (1..n).map(|n| format!("a{n} = {{ to = 'a{n}@y.example' }}\n")).collect::<String>();
     let held = |n| inert(&format!("[alias.'d.example']\n{}", aliases(n)), false).pop().unwrap();
     assert!(held(5).ends_with("a4@y.example, admin@x.example)"), "{}", held(5));
@@ -654,7 +659,7 @@ fn rule_tests_fail_with_what_happened() {
             "[[rule]]\nname = 'no'\nwhen = {{ sender = '<>' }}\nreject = 'no bounces'\n[alias.'d.example']\na = {{ to = 'crm' }}\n\
              [[test]]\nname = 't'\n{expect}\n"
         ));
-        set.run_tests().iter().map(|d| d.message.clone()).collect()
+        set.run_tests(&Bands::default()).iter().map(|d| d.message.clone()).collect()
     };
     for (test, failure) in [
         ("given = { recipient = 'a@d.example' }\nexpect = { legs = ['case@crm.example'] }", None),
@@ -726,4 +731,84 @@ fn checks_stand_where_their_results_do() {
         assert_eq!(check as usize, at);
     }
     assert_eq!(OnSpam::Omit.as_str(), "omit");
+}
+
+#[test]
+fn without_a_score_what_asks_for_one_is_named() {
+    let inert = |text: &str, scores| {
+        let text = format!("{DOMAINS}{text}").replace(", on-spam = 'tag'", "");
+        let routes =
+            BTreeMap::from([("default", false), ("crm", true), ("google", true)].map(|(n, h)| (n.to_owned(), h)));
+        let read = |_: &str, _: &str| Err("no such file".to_owned());
+        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores, read: &read };
+        parse(&[Source::new("r.toml", text)], &around, &mut Report::default()).unwrap().inert
+    };
+    for text in
+        ["[alias.'d.example']\na = { to = 'crm', on-spam = 'omit' }\n", "[[rule]]\nwhen = { score = 5 }\nto = 'crm'\n"]
+    {
+        assert_eq!((inert(text, true).len(), inert(text, false).len()), (0, 1), "{text}");
+    }
+}
+
+#[test]
+fn a_score_is_compared_and_unknown_until_the_message_is_there() {
+    let rules = rules(
+        "[[rule]]\nname = 'bad'\nwhen = { recipient = 'a@d.example', score = 8.0 }\nreject = 'no'\n\
+         [[rule]]\nname = 'good'\nwhen = { recipient = 'a@d.example', score = '<5.0' }\nto = 'crm'\n\
+         [[rule]]\nname = 'either'\nwhen = { recipient = 'b@d.example', score = ['<1', '>=1'] }\nreject = 'no'\n",
+    );
+    for (recipient, facts, expected) in [
+        ("a@d.example", "score=8.0", "bad | 550 5.7.1 no | "),
+        ("a@d.example", "score=7.9", " | 550 5.1.1 no such address here | "),
+        ("a@d.example", "score=4.9", "good | relay | to case@crm.example crm quarantine"),
+        ("a@d.example", "", " | 550 5.1.1 no such address here | "),
+        ("a@d.example", "unknown", " | undecided | "),
+        // Whatever it will be, it is refused.
+        ("b@d.example", "score=0", "either | 550 5.7.1 no | "),
+        ("b@d.example", "", " | 550 5.1.1 no such address here | "),
+    ] {
+        expect(&rules, recipient, facts, expected);
+    }
+    assert!(matches!(decide(&rules, "b@d.example", "unknown").verdict, Verdict::Reject(_)));
+}
+
+#[test]
+fn a_test_of_rules_gives_a_score_and_says_what_becomes_of_each_copy() {
+    let text = "[alias.'d.example']\na = { to = 'crm', also = ['plain', 'person'] }\n[[test]]\ngiven = { recipient = 'a@d.example', ";
+    let legs = "legs = ['crm', 'plain', 'person']";
+    for (test, failed) in [
+        (format!("score = 4.9 }}\nexpect = {{ {legs} }}\n"), 0),
+        (format!("score = 5.0 }}\nexpect = {{ {legs} }}\n"), 0),
+        (format!("score = 5.0 }}\nexpect = {{ {legs}, tagged = ['crm', 'plain', 'person'] }}\n"), 0),
+        (format!("score = 4.9 }}\nexpect = {{ {legs}, tagged = ['crm'] }}\n"), 1),
+        (format!("score = 8.0 }}\nexpect = {{ {legs} }}\n"), 1),
+        (format!("score = 8.0 }}\nexpect = {{ {legs}, quarantined = ['crm'], omitted = ['plain'] }}\n"), 0),
+        ("score = 8.0 }\nexpect = { tagged = ['person'], quarantined = ['crm'], omitted = ['plain'] }\n".to_owned(), 0),
+        ("score = 8.0 }\nexpect = { tagged = ['person'], quarantined = ['crm'] }\n".to_owned(), 1),
+        ("score = 15 }\nexpect = { reject = '5.7.1' }\n".to_owned(), 0),
+        ("score = 14.9 }\nexpect = { reject = true }\n".to_owned(), 1),
+    ] {
+        assert_eq!(rules(&format!("{text}{test}")).run_tests(&Bands::default()).len(), failed, "{test}");
+    }
+}
+
+#[test]
+fn each_band_has_a_fate_for_each_on_spam() {
+    let fates = |on_spam: &str| {
+        let rules = rules(&format!("[alias.'d.example']\na = {{ to = 'crm', on-spam = '{on_spam}' }}\n"));
+        let decision = decide(&rules, "a@d.example", "");
+        let bands = [Band::Clean, Band::Tag, Band::Quarantine, Band::Reject];
+        let words = bands.map(|band| decision.verdict.legs()[0].fate(band).as_str());
+        assert!(!decision.is_refused_as_spam(Band::Quarantine));
+        format!("{}, refused {}", words.join(", "), decision.is_refused_as_spam(Band::Reject))
+    };
+    assert_eq!(fates("deliver"), "as it is, as it is, as it is, as it is, refused false");
+    assert_eq!(fates("tag"), "as it is, marked, marked, quarantined, refused true");
+    assert_eq!(fates("quarantine"), "as it is, marked, quarantined, quarantined, refused true");
+    assert_eq!(fates("omit"), "as it is, marked, omitted, omitted, refused true");
+    // What goes nowhere is not refused, and a role address never.
+    let rules = rules("[alias.'d.example']\na = { discard = 'nobody reads it' }\n");
+    for recipient in ["a@d.example", "postmaster@d.example"] {
+        assert!(!decide(&rules, recipient, "").is_refused_as_spam(Band::Reject), "{recipient}");
+    }
 }

@@ -20,6 +20,7 @@ pub mod dkim;
 pub mod dns;
 pub mod postfix;
 pub mod postsrsd;
+pub mod rspamd;
 
 pub use certificates::Certificates;
 pub use client::Client;
