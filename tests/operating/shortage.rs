@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Crm, Daemon, Setup, has, run};
+use crate::harness::{Client, Crm, Daemon, Setup, Stage, has, run, wait_for};
 
 /// How many descriptors the daemon may have open from now on.
 fn limit_descriptors(daemon: &Daemon, limit: usize) {
@@ -81,8 +81,26 @@ fn a_client_has_its_share_of_sessions_and_not_one_more() {
         assert!(past.is_closed());
         assert_eq!(as_client(&daemon, other).reply().code, 220, "others are not touched");
         open.pop().unwrap().say("QUIT");
-        crate::harness::wait_for("the place that was left", || {
-            (as_client(&daemon, clients[3]).reply().code == 220).then_some(())
-        });
+        wait_for("the place that was left", || (as_client(&daemon, clients[3]).reply().code == 220).then_some(()));
     }
+}
+
+#[test]
+fn below_min_free_new_mail_is_452_while_deliveries_and_the_ledger_go_on() {
+    let crm = Crm::start();
+    crm.answer(Stage::Rcpt, "450 4.2.1 later");
+    let daemon = Setup::new(crm.address()).start();
+    let id = daemon.send("aide@solarmora.com");
+    wait_for("a deferred leg", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 1));
+    daemon.signal("TERM");
+    let (site, _) = daemon.wait();
+    site.reconfigure("min-free = \"1MiB\"", "min-free = \"1000TiB\"");
+    crm.take_all();
+    let daemon = site.start();
+    let told = Client::connect(daemon.smtp).say("MAIL FROM:<client@example.org>");
+    assert_eq!((told.code, told.text.as_str()), (452, "4.3.1 insufficient storage, try again later"));
+    assert_eq!(daemon.http("/readyz").0, 503);
+    daemon.cli(&["queue", "retry", "--id", &id]).exits(0);
+    daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+    daemon.cli(&["doctor"]).exits(1).says(&["FINDING  space", "new mail is answered 452"]);
 }
