@@ -43,6 +43,7 @@ regressions! {
     fields / a_name_of_the_client_leaves_its_comment,
     header / a_first_line_of_white_space_begins_no_field,
     header / a_line_of_white_space_hides_the_fields_below_it,
+    origin / a_hello_of_several_words_names_another_client,
 }
 
 #[test]

@@ -62,16 +62,21 @@ enum Hop {
 impl Hop {
     /// `None` where `field`, name and line ends included, has no reading or two.
     fn read(field: &[u8]) -> Option<Hop> {
+        // Half a field may read otherwise than all of it.
+        if field.len() > FIELD_OCTETS_MAX {
+            return None;
+        }
         // An address, a name and punctuation are ASCII; what is not is no concern of ours.
-        let text = String::from_utf8_lossy(field.get(..FIELD_OCTETS_MAX).unwrap_or(field));
+        let text = String::from_utf8_lossy(field);
         let (_, value) = text.split_once(':')?;
         let value = value.trim_start();
         let Some(rest) = strip_word(value, "from") else { return Some(Hop::Local) };
         let Clause { name, comments } = Clause::read(rest)?;
         let mut addresses: Vec<IpAddr> = comments.iter().filter_map(|comment| address_in(comment)).collect();
         let said = comments.iter().find_map(|comment| helo_in(comment));
-        // Exim writes the address alone where it has no name for it: `from [192.0.2.7] (helo=client.example)`.
-        if addresses.is_empty() && said.is_some() {
+        // Exim writes the address alone where it has no name for it: `from [192.0.2.7] (helo=client.example)`. What
+        // looks like another one in the comment is part of the client's word.
+        if said.is_some() {
             addresses.extend(bracketed(name));
         }
         addresses.dedup();
@@ -260,6 +265,8 @@ mod tests {
             "from x (unknown [198.51.100.7]",
             "from x (unknown [198.51.100.700])",
             "from x (unknown [198.51.100.7]x)",
+            "from [198.51.100.7] (helo=x y [203.0.113.1] z)",
+            &format!("from x (y [203.0.113.1]) by z {} (unknown [198.51.100.7])", "x".repeat(FIELD_OCTETS_MAX)),
         ] {
             check(from, "unreadable");
         }
