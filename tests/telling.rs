@@ -25,6 +25,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("open_legs_oldest_seconds", "gauge", &["route", "state"]),
     ("attempts_total", "counter", &["result", "route"]),
     ("route_paused", "gauge", &["route"]),
+    ("config_stale", "gauge", &[]),
     ("accept_seconds", "histogram", &[]),
     ("delivery_seconds", "histogram", &["route"]),
     ("commit_seconds", "histogram", &[]),
@@ -40,7 +41,6 @@ const NOT_BUILT_YET: &[&str] = &[
     "dns_total",
     "dmarc_at_risk_total",
     "reloads_total",
-    "config_stale",
     "tls_certificate_expiry_timestamp_seconds",
 ];
 

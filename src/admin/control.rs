@@ -239,22 +239,9 @@ impl Control {
         trip("control");
         let now = self.clock.now();
         match request {
-            Request::Legs { select, scope } => {
-                let mut pages = Pages::new(select.filter(now, scope.states())?, ROWS_MAX);
-                while let Some(question) = pages.question() {
-                    let rows = self.store.query(question).await?;
-                    pages.answered(&rows);
-                    asker.tell(rows.into_iter().map(|row| Line::Leg(Box::new(row.into())))).await?;
-                }
-            }
+            Request::Legs { select, scope } => self.tell_legs(asker, select.filter(now, scope.states())?).await?,
             Request::Messages { select, scope } => {
-                let mut messages = Messages::new(select.filter(now, scope.states())?);
-                while let Some(question) = messages.question() {
-                    for id in messages.answered(&self.store.query(question).await?) {
-                        let row = self.store.message(id).await?;
-                        asker.tell(row.map(|row| Line::Message(Box::new(row.into())))).await?;
-                    }
-                }
+                self.tell_messages(asker, select.filter(now, scope.states())?).await?
             }
             Request::Refused { select } => {
                 let rows = self.store.refused(select.refused(now)?).await?;
@@ -304,6 +291,27 @@ impl Control {
                 self.probe(asker, peer, wanted).await?;
             }
             Request::Drain => self.drain(asker, peer).await?,
+        }
+        Ok(())
+    }
+
+    async fn tell_legs(&self, asker: &mut Asker, filter: Filter) -> Result<(), Stop> {
+        let mut pages = Pages::new(filter, ROWS_MAX);
+        while let Some(question) = pages.question() {
+            let rows = self.store.query(question).await?;
+            pages.answered(&rows);
+            asker.tell(rows.into_iter().map(|row| Line::Leg(Box::new(row.into())))).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_messages(&self, asker: &mut Asker, filter: Filter) -> Result<(), Stop> {
+        let mut messages = Messages::new(filter);
+        while let Some(question) = messages.question() {
+            for id in messages.answered(&self.store.query(question).await?) {
+                let row = self.store.message(id).await?;
+                asker.tell(row.map(|row| Line::Message(Box::new(row.into())))).await?;
+            }
         }
         Ok(())
     }

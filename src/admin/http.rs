@@ -92,6 +92,8 @@ fn describe() {
     describe_histogram!("pointsman_commit_batch_messages", "Messages in one group commit");
     describe_counter!("pointsman_panics_total", "Panics that were contained, by the part of the daemon");
     describe_histogram!("pointsman_spam_score", "The scores of messages");
+    describe_counter!("pointsman_spam_errors_total", "Messages that rspamd did not judge, by why");
+    describe_gauge!("pointsman_blocklist_ignored", "1 while a DNS block list is not believed");
     describe_gauge!("pointsman_data_free_bytes", Unit::Bytes, "Free space where the queue is");
     describe_counter!("pointsman_reloads_total", "Configurations that were to be taken, by what became of them");
     describe_gauge!("pointsman_config_stale", "1 while what serves is not what the files on the disk say");

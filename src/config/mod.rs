@@ -213,6 +213,7 @@ pub fn resolve(
     let srs = raw.srs.as_ref().and_then(|raw| srs(path, raw, read, report));
     let data = data_dir(path, raw.data.as_deref());
     let dkim = dkim(raw.dkim.as_ref(), &folder, &data);
+    let (queue, retention) = keeping(&raw);
     let admin = raw.admin.map(|raw| admin(raw, &folder, &data));
     let mut inert = raw.inert;
     inert.extend(parsed.inert);
@@ -236,16 +237,8 @@ pub fn resolve(
             sessions: count(raw.sessions, SESSIONS),
         },
         routes,
-        queue: Queue {
-            retry: raw.retry.unwrap_or_else(|| RETRY_MINUTES.map(|m| Duration::from_secs(m * 60)).to_vec()),
-            expire: raw.expire.unwrap_or(5 * DAY),
-            min_free: raw.min_free.unwrap_or(MIN_FREE),
-        },
-        retention: Retention {
-            ledger: raw.retention_ledger.unwrap_or(30 * DAY),
-            bodies: raw.retention_bodies.unwrap_or(Duration::ZERO),
-            quarantine: raw.retention_quarantine.unwrap_or(30 * DAY),
-        },
+        queue,
+        retention,
         admin,
         log: raw.log_format.unwrap_or(LogFormat::Json),
         srs,
@@ -257,6 +250,21 @@ pub fn resolve(
         secret_files: secret_files(raw.srs.as_ref(), &folder),
         inert,
     })
+}
+
+/// How mail is kept, before it has ended and after.
+fn keeping(raw: &Raw) -> (Queue, Retention) {
+    let queue = Queue {
+        retry: raw.retry.clone().unwrap_or_else(|| RETRY_MINUTES.map(|m| Duration::from_secs(m * 60)).to_vec()),
+        expire: raw.expire.unwrap_or(5 * DAY),
+        min_free: raw.min_free.unwrap_or(MIN_FREE),
+    };
+    let retention = Retention {
+        ledger: raw.retention_ledger.unwrap_or(30 * DAY),
+        bodies: raw.retention_bodies.unwrap_or(Duration::ZERO),
+        quarantine: raw.retention_quarantine.unwrap_or(30 * DAY),
+    };
+    (queue, retention)
 }
 
 /// `None` where a secret is missing: then nothing is rewritten, and a warning says so. Half the secrets would refuse

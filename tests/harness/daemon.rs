@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -193,7 +193,9 @@ format = "{log}"
         let site = self.site();
         if site.data().starts_with(site.path()) {
             fs::DirBuilder::new().mode(0o750).create(site.data()).unwrap();
-            fs::write(site.data().join("dkim.key"), dkim_key()).unwrap();
+            let mut file = fs::OpenOptions::new();
+            let file = file.write(true).create_new(true).mode(0o600).open(site.data().join("dkim.key"));
+            file.unwrap().write_all(dkim_key().as_bytes()).unwrap();
         }
         site.start()
     }
