@@ -95,7 +95,8 @@ fn postfix_is_told_what_was_asked_about_notifications() {
     for (ret, notify, told) in [("HDRS", "SUCCESS", true), ("FULL", "SUCCESS,DELAY", true), ("HDRS", "NEVER", false)] {
         let before = postfix.mails().len();
         let commands = [
-            format!("MAIL FROM:<client@mon-crm.com> RET={ret} ENVID=QQ+2B1+3D{ret}"),
+            // The name of each transaction is another: the notice of one must not stand for that of the next.
+            format!("MAIL FROM:<client@mon-crm.com> RET={ret} ENVID=QQ+2B1+3D{before}"),
             format!("RCPT TO:<bob@solarmora.com> NOTIFY={notify} ORCPT=rfc822;Bob+2Bx@first.example"),
         ];
         let message = b"From: client@mon-crm.com\r\nSubject: asked\r\n\r\nthe body itself\r\n";
@@ -104,7 +105,7 @@ fn postfix_is_told_what_was_asked_about_notifications() {
         daemon.wait_for_leg(&format!("{id}.1"), "delivered");
         let mails = postfix.wait_for_mails(before + 1 + usize::from(told));
         let texts: Vec<String> = mails.into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned()).collect();
-        let envid = format!("Original-Envelope-Id: QQ+1={ret}");
+        let envid = format!("Original-Envelope-Id: QQ+1={before}\n");
         let notice = texts.iter().find(|text| text.contains(&envid) && text.contains("Action: delivered"));
         assert_eq!(notice.is_some(), told, "{ret} {notify}: {texts:#?}");
         let Some(notice) = notice else { continue };
