@@ -26,6 +26,8 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("attempts_total", "counter", &["result", "route"]),
     ("route_paused", "gauge", &["route"]),
     ("config_stale", "gauge", &[]),
+    ("ready", "gauge", &[]),
+    ("store_failures_total", "counter", &[]),
     ("accept_seconds", "histogram", &[]),
     ("delivery_seconds", "histogram", &["route"]),
     ("commit_seconds", "histogram", &[]),
