@@ -104,6 +104,8 @@ fn describe() {
     describe_counter!("pointsman_dns_total", "Questions to DNS past our cache, by what came of them");
     describe_counter!("pointsman_auth_total", "Checks of SPF, DKIM, DMARC, ARC and PTR by result");
     describe_counter!("pointsman_dmarc_at_risk_total", "Legs that will fail DMARC at the next hop");
+    describe_counter!("pointsman_spam_errors_total", "Times that rspamd could not be asked");
+    describe_gauge!("pointsman_blocklist_ignored", "1 while a block list is not believed");
     describe_gauge!("pointsman_ready", "1 while new mail can be taken");
     describe_counter!("pointsman_store_failures_total", "Times that the queue could not be written");
     describe_gauge!("pointsman_build_info", "1, with the version as a label");
