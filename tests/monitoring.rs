@@ -180,7 +180,7 @@ impl Site {
         let certificates = Certificates::new("mx.solarmora.com");
         let (certificate, key) = (certificates.certificate(), certificates.key());
         let more = format!(
-            "{}[auth]\n[route.away]\nhosts = [\"{closed}\"]\ntls = \"off\"\n[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+            "{}[auth]\n[spam]\n[route.away]\nhosts = [\"{closed}\"]\ntls = \"off\"\n[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n",
             dns.config(),
             certificate.display(),
             key.display()
