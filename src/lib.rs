@@ -67,10 +67,7 @@ pub mod spam;
 pub mod rules;
 pub mod srs;
 pub mod stamp;
-#[cfg_attr(
-    not(feature = "daemon"),
-    expect(dead_code, unused_imports, reason = "without SQLite nobody stores anything")
-)]
+#[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "without SQLite nobody stores anything"))]
 pub mod queue;
 pub mod relay;
 pub mod bounce;

@@ -42,7 +42,9 @@ regressions! {
     address / a_needless_backslash_makes_another_address,
     fields / a_name_of_the_client_leaves_its_comment,
     header / a_first_line_of_white_space_begins_no_field,
+    header / a_form_feed_hides_our_name,
     header / a_line_of_white_space_hides_the_fields_below_it,
+    origin / a_comment_of_the_client_hides_the_hosts_words,
     origin / a_hello_of_several_words_names_another_client,
 }
 

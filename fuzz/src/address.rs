@@ -20,7 +20,14 @@ pub fn check(data: &[u8]) {
     assert_domain(mailbox.domain());
 
     let again = Mailbox::from_parts(&mailbox.plain_local(), mailbox.domain());
-    let again = again.expect("what was taken apart can be put together");
+    // A name of U-labels is shorter than the A-labels that it is routed by.
+    let Ok(again) = again else {
+        assert!(
+            mailbox.local().len() + mailbox.domain().as_str().len() >= 254,
+            "what was taken apart can be put together"
+        );
+        return;
+    };
     assert_eq!(again.plain_local(), mailbox.plain_local());
     assert_eq!(again, mailbox);
     assert_key(&mailbox);

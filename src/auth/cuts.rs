@@ -63,7 +63,8 @@ fn authserv_id(value: &[u8]) -> Option<String> {
         rest = match rest.first()? {
             b'"' => take_quoted(&rest[1..], &mut id)?,
             _ => {
-                let end = rest.iter().position(|b| b" \t\r\n(;\"".contains(b)).unwrap_or(rest.len());
+                let end =
+                    rest.iter().position(|b| matches!(b, 0..=b' ' | 0x7f | b'(' | b';' | b'"')).unwrap_or(rest.len());
                 id.extend_from_slice(&rest[..end]);
                 &rest[end..]
             }
@@ -89,7 +90,8 @@ fn skip_cfws(mut rest: &[u8]) -> Option<&[u8]> {
             Some(b'(') => depth += 1,
             Some(b')') if depth > 0 => depth -= 1,
             Some(b'\\') if depth > 0 => rest = rest.get(1..)?,
-            Some(b' ' | b'\t' | b'\r' | b'\n') => {}
+            // Lenient readers take every control character for white space.
+            Some(0..=b' ' | 0x7f) => {}
             Some(_) if depth > 0 => {}
             Some(_) => return Some(rest),
         }
@@ -144,6 +146,8 @@ mod tests {
             "mx.solarmora.com;dmarc=pass",
             " MX.SolarMora.COM; none",
             "\tmx.solarmora.com; none",
+            "\x0c\x0b mx.solarmora.com; none",
+            "mx.solarmora.com\x0c; none",
             "\r\n mx.solarmora.com; none",
             "\r\n\t(a comment) mx.solarmora.com 1; none",
             " (nested (comment \\) ) ) mx.solarmora.com; none",

@@ -107,7 +107,7 @@ impl<'a> Clause<'a> {
             rest = rest[length..].trim_start();
         }
         // A further word, or a further `by`, belongs to a name with spaces in it: whose words are the comments then?
-        let one_reading = strip_word(rest, "by").is_some() && count_by(rest)? == 1;
+        let one_reading = strip_word(rest, "by").is_some() && count_by(rest) == 1;
         (!name.is_empty() && one_reading).then_some(Clause { name, comments })
     }
 }
@@ -127,17 +127,11 @@ fn comment(text: &str) -> Option<(String, usize)> {
     None
 }
 
-/// How often `by` stands outside comments; `None` where a comment has no end.
-fn count_by(text: &str) -> Option<usize> {
-    let (mut outside, mut rest) = (String::new(), text);
-    while let Some(open) = rest.find('(') {
-        outside.push_str(&rest[..open]);
-        outside.push(' ');
-        rest = &rest[open + comment(&rest[open..])?.1..];
-    }
-    outside.push_str(rest);
-    let words = outside.split(|c: char| c.is_ascii_whitespace() || c == ';');
-    Some(words.filter(|word| word.eq_ignore_ascii_case("by")).count())
+/// How often `by` stands there, in comments as well: a client that opens one in its name, and closes it in a line of its own
+/// behind our field, would hide the host's own `by` in it.
+fn count_by(text: &str) -> usize {
+    let words = text.split(|c: char| c.is_ascii_whitespace() || matches!(c, ';' | '(' | ')'));
+    words.filter(|word| word.eq_ignore_ascii_case("by")).count()
 }
 
 fn strip_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
@@ -209,6 +203,12 @@ mod tests {
 
     fn check(from: &str, want: &str) {
         assert_eq!(trace(&format!("Received: {from} by mx.ours.example with ESMTP id 1;\n\tdate\n")), want, "{from}");
+    }
+
+    #[test]
+    fn a_client_cannot_hide_the_host_s_words_in_a_comment_of_its_own() {
+        let head = "Received: from x ([203.0.113.1]) by y ( (name [198.51.100.7])\n\tby mx.ours.example;\n\tdate\n )\n";
+        assert_eq!(trace(head), "unreadable");
     }
 
     #[test]
