@@ -45,6 +45,7 @@ regressions! {
     header / a_form_feed_hides_our_name,
     header / a_line_of_white_space_hides_the_fields_below_it,
     origin / a_comment_of_the_client_hides_the_hosts_words,
+    origin / a_comment_that_the_client_opens_takes_the_hosts_address,
     origin / a_hello_of_several_words_names_another_client,
 }
 

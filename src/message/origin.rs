@@ -107,7 +107,7 @@ impl<'a> Clause<'a> {
             rest = rest[length..].trim_start();
         }
         // A further word, or a further `by`, belongs to a name with spaces in it: whose words are the comments then?
-        let one_reading = strip_word(rest, "by").is_some() && count_by(rest) == 1;
+        let one_reading = strip_word(rest, "by").is_some() && count_by(text) == 1;
         (!name.is_empty() && one_reading).then_some(Clause { name, comments })
     }
 }
@@ -208,6 +208,8 @@ mod tests {
     #[test]
     fn a_client_cannot_hide_the_host_s_words_in_a_comment_of_its_own() {
         let head = "Received: from x ([203.0.113.1]) by y ( (name [198.51.100.7])\n\tby mx.ours.example;\n\tdate\n )\n";
+        assert_eq!(trace(head), "unreadable");
+        let head = "Received: from b( (198.51.100.7)\n\tby mx.ours.example;\n\tdate\n ) ([203.0.113.1]) by z;\n";
         assert_eq!(trace(head), "unreadable");
     }
 
