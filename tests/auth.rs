@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::dns::Dns;
-use crate::harness::{Client, Crm, Daemon, Setup, Stage, alone, has, skip, wait_for};
+use crate::harness::{Client, Crm, Daemon, Setup, Stage, alone, has, results, skip, wait_for};
 
 const ZONE: &str = "
 good.example TXT v=spf1 ip4:127.0.0.1 -all
@@ -27,14 +27,6 @@ fn daemon(dns: &Dns, crm: &Crm, auth: &str) -> Daemon {
 
 fn message(domain: &str) -> Vec<u8> {
     format!("From: A <a@{domain}>\r\nSubject: s\r\nMessage-ID: <1@{domain}>\r\n\r\nHello.\r\n").into_bytes()
-}
-
-fn results(mail: &[u8]) -> String {
-    let text = String::from_utf8_lossy(mail).replace("\r\n\t", " ").replace("\r\n ", " ");
-    text.lines()
-        .find(|line| line.starts_with("Authentication-Results: mx.solarmora.com"))
-        .unwrap_or_default()
-        .to_owned()
 }
 
 #[test]

@@ -1,24 +1,13 @@
 //! REQUIRETLS (RFC 8689) through the real daemon: what is taken with it goes on over verified TLS to a host that offers it
 //! too, or not at all. A second daemon of ours is the CRM that offers it, Postfix one that does not.
 
-use crate::harness::daemon::RULES;
+use crate::harness::daemon::{CRM_RULES, RULES};
 use crate::harness::dns::Dns;
 use crate::harness::postfix::Postfix;
 use crate::harness::{Certificates, Client, Crm, Daemon, Setup, has, is_root, wait_for};
 
 const MESSAGE: &[u8] =
     b"From: client@good.example\r\nSubject: secret\r\nMessage-ID: <r@good.example>\r\n\r\nAu secours.\r\n";
-
-const CRM_RULES: &str = r#"
-[domain."mon-crm.com"]
-role = "admin@example.net"
-
-[target]
-inbox = { address = "inbox@example.net", route = "crm" }
-
-[alias."mon-crm.com"]
-case = { to = "inbox" }
-"#;
 
 /// Hands a message in with REQUIRETLS, inside TLS; gives its id.
 fn send(daemon: &Daemon, certificates: &Certificates, more: &str) -> String {

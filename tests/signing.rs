@@ -10,21 +10,13 @@ use crate::harness::dkim::{
     DkimKey, dkimpy_seal, dkimpy_sign, dkimpy_verifies, has_dkimpy, opendkim_sign, opendkim_verifies, zone_line,
 };
 use crate::harness::dns::Dns;
-use crate::harness::{Answer, Client, Crm, Daemon, Setup, Site, Stage, has, wait_for};
+use crate::harness::{Answer, Client, Crm, Daemon, Setup, Site, Stage, has, results, wait_for};
 
 /// Folded, with white space that relaxed canonicalization swallows and simple does not, and an empty line at its end.
 const MESSAGE: &[u8] =
     b"From: Claire <claire@a.example>\r\nTo: aide@solarmora.com\r\nSubject: panne  de\r\n\tcourant\r\n\
     Date: Sat, 21 Nov 2026 20:00:00 +0000\r\nMessage-ID: <1@a.example>\r\nMIME-Version: 1.0\r\n\
     Content-Type: text/plain; charset=us-ascii\r\n\r\nAu  secours. \r\n.point\r\n\r\n";
-
-fn results(mail: &[u8]) -> String {
-    let text = String::from_utf8_lossy(mail).replace("\r\n\t", " ").replace("\r\n ", " ");
-    text.lines()
-        .find(|line| line.starts_with("Authentication-Results: mx.solarmora.com"))
-        .unwrap_or_default()
-        .to_owned()
-}
 
 /// The message with another first letter in its body.
 fn broken(message: &[u8]) -> Vec<u8> {

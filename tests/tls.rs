@@ -4,23 +4,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use crate::harness::daemon::CRM_RULES;
 use crate::harness::postfix::Postfix;
 use crate::harness::{Certificates, Client, Crm, Daemon, Setup, has, is_root, run, wait_for};
 
 const MESSAGE: &[u8] =
     b"From: client@example.org\r\nSubject: panne\r\nMessage-ID: <tls@example.org>\r\n\r\nAu secours.\r\n";
-
-/// The CRM's own daemon takes what ours sends to it.
-const CRM_RULES: &str = r#"
-[domain."mon-crm.com"]
-role = "admin@example.net"
-
-[target]
-inbox = { address = "inbox@example.net", route = "crm" }
-
-[alias."mon-crm.com"]
-case = { to = "inbox" }
-"#;
 
 #[test]
 fn mail_comes_in_by_starttls_and_by_implicit_tls() {
@@ -114,23 +103,23 @@ fn a_message_that_leaves_tls_in_its_middle_is_none() {
     }
     daemon.send("aide@solarmora.com");
     assert_eq!(crm.wait_for_mails(1)[0].sender(), "client@example.org");
-    assert!(daemon.rows(&["queue", "list"]).is_empty() && crm.mails().len() == 1);
+    wait_for("the queue to be empty", || daemon.rows(&["queue", "list"]).is_empty().then_some(()));
+    assert_eq!(crm.mails().len(), 1);
 }
 
 #[test]
 fn a_handshake_that_is_given_up_leaves_nothing_open() {
     let certificates = Certificates::new("mx.solarmora.com");
     let daemon = Setup::new(Crm::start().address()).listener_tls("starttls", &certificates).start();
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     drop(Client::connect(daemon.smtp));
-    let before = open();
+    let before = daemon.sockets();
     for n in 0..1000 {
         let mut client = Client::connect(daemon.smtp);
         assert_eq!(client.say("STARTTLS").code, 220);
         // Nothing, a beginning, garbage.
         client.send([&b""[..], &[22, 3, 1, 1, 0, 1], b"EHLO again\r\n"][n % 3]).unwrap();
     }
-    wait_for("all descriptors to be closed", || (open() <= before).then_some(()));
+    wait_for("all sockets to be closed", || (daemon.sockets() <= before).then_some(()));
 }
 
 #[test]

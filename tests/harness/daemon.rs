@@ -19,6 +19,18 @@ use tempfile::TempDir;
 
 use super::{Certificates, Client, Crm, program, wait_for};
 
+/// Rules of a daemon that is the CRM: it takes what ours sends to it.
+pub const CRM_RULES: &str = r#"
+[domain."mon-crm.com"]
+role = "admin@example.net"
+
+[target]
+inbox = { address = "inbox@example.net", route = "crm" }
+
+[alias."mon-crm.com"]
+case = { to = "inbox" }
+"#;
+
 /// Our aliases and where they go, unless a test brings its own rules.
 pub const RULES: &str = r#"
 [domain."solarmora.com"]
@@ -442,6 +454,13 @@ impl Daemon {
 
     pub fn pid(&self) -> u32 {
         self.process.0.id()
+    }
+
+    /// How many sockets it has open. Its files say nothing: the store opens them when it first needs them.
+    pub fn sockets(&self) -> usize {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let open = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        open.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
     }
 
     /// kill -9, and waits until it is gone.

@@ -119,3 +119,12 @@ pub fn run(command: &mut Command) -> String {
     assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
     text
 }
+
+/// Our Authentication-Results of a relayed message, unfolded; empty where there is none.
+pub fn results(mail: &[u8]) -> String {
+    let text = String::from_utf8_lossy(mail).replace("\r\n\t", " ").replace("\r\n ", " ");
+    text.lines()
+        .find(|line| line.starts_with("Authentication-Results: mx.solarmora.com"))
+        .unwrap_or_default()
+        .to_owned()
+}
