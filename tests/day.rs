@@ -18,7 +18,7 @@ use pointsman::queue::handover::Handover;
 use pointsman::queue::sqlite::{Filter, LegRow, Mode, Options, Retention, SqliteStore, Unobserved};
 use pointsman::queue::{State, Store};
 use pointsman::relay::dial::{Connection, Dial, DialError, Dialling, Stream, Timeouts, greet};
-use pointsman::relay::{Chunking, Demand, Family, Host, Route, TlsMode};
+use pointsman::relay::{Demand, Host, Route, TlsMode};
 use pointsman::rules::{self, RuleSet, Surroundings};
 use pointsman::smtp::client::{Answer, Stage, Verdict};
 use pointsman::smtp::settings::Settings;
@@ -229,19 +229,10 @@ fn rule_set() -> RuleSet {
 
 fn route(name: &str) -> Arc<Route> {
     Arc::new(Route {
-        name: name.to_owned(),
         hosts: vec![Host { name: format!("{name}.crm.example"), port: 25, addresses: Vec::new() }],
-        port: 25,
-        private_networks: false,
         tls: TlsMode::Off,
-        ca: None,
-        helo: None,
-        source: None,
-        family: Family::Any,
-        chunking: Chunking::Auto,
-        login: None,
         concurrency: 5,
-        dedupe: None,
+        ..Route::named(name)
     })
 }
 

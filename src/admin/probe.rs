@@ -21,7 +21,7 @@ use crate::queue::{Errand, Notices, OwnedLeg, State, StoredBody};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{Dial, TcpDial, Timeouts};
 use crate::relay::outcome;
-use crate::relay::{Chunking, Demand, Family, Host, Route, TlsMode};
+use crate::relay::{Demand, Host, Route};
 use crate::smtp::client::Reuse;
 use crate::tls::ListenerTls;
 
@@ -101,7 +101,8 @@ impl Control {
         let now = self.clock.now();
         let at = reached_at(door.address);
         let host = Host { name: at.ip().to_string(), port: at.port(), addresses: vec![at.ip()] };
-        let route = Route { hosts: vec![host.clone()], ..probe_route() };
+        let route =
+            Route { hosts: vec![host.clone()], private_networks: true, concurrency: 1, ..Route::named("probe") };
         let timeouts = Timeouts { connect: STEP, banner: STEP, ehlo: STEP, tls: STEP, ..STEPS };
         let dial = TcpDial::new(timeouts, []);
         let dialled = dial.dial(&route, &host, &self.hostname(), Demand::Usual).await;
@@ -197,24 +198,6 @@ fn reached_at(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn probe_route() -> Route {
-    Route {
-        name: "probe".to_owned(),
-        hosts: Vec::new(),
-        port: 25,
-        private_networks: true,
-        tls: TlsMode::Opportunistic,
-        ca: None,
-        helo: None,
-        source: None,
-        family: Family::Any,
-        chunking: Chunking::Auto,
-        login: None,
-        concurrency: 1,
-        dedupe: None,
-    }
-}
-
 fn compose(alias: &Mailbox, sender: &ReversePath, message_id: &str, hostname: &str, now: Timestamp) -> Vec<u8> {
     let from = sender.mailbox().map_or_else(|| format!("postmaster@{hostname}"), ToString::to_string);
     format!(
@@ -227,8 +210,8 @@ fn compose(alias: &Mailbox, sender: &ReversePath, message_id: &str, hostname: &s
     .into_bytes()
 }
 
-/// The probe as our client hands it in: not a leg of the queue's.
-fn leg(alias: &Mailbox, sender: &ReversePath, message: Vec<u8>, now: Timestamp) -> OwnedLeg {
+/// A message of our own as our client hands it in: not a leg of the queue's.
+pub(super) fn leg(alias: &Mailbox, sender: &ReversePath, message: Vec<u8>, now: Timestamp) -> OwnedLeg {
     OwnedLeg {
         id: LegId { message: MessageId(0), n: 0 },
         epoch: 0,

@@ -143,27 +143,18 @@ const NOBODY: &str = "somebody@sender.invalid";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::{Chunking, Family, Host};
+    use crate::relay::Host;
 
     #[test]
     fn a_route_tells_its_hosts_or_whose_they_are() {
         let route = |hosts: &[&str]| Route {
-            name: "r".to_owned(),
             hosts: hosts
                 .iter()
                 .map(|name| Host { name: (*name).to_owned(), port: 25, addresses: Vec::new() })
                 .collect(),
-            port: 25,
-            private_networks: false,
             tls: TlsMode::Verify,
-            ca: None,
-            helo: None,
-            source: None,
-            family: Family::Any,
-            chunking: Chunking::Auto,
-            login: None,
             concurrency: 1,
-            dedupe: None,
+            ..Route::named("r")
         };
         assert_eq!(hosts(&route(&["a"]), false), "a:25");
         assert_eq!(hosts(&route(&["b", "a"]), true), "b:25, a:25, in this order");

@@ -83,9 +83,13 @@ fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Con
 /// Loads, lints and runs the rules' tests: what may serve is what comes out without an error.
 pub(super) fn vet(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
     let mut loaded = load(path, origin)?;
-    let bands = loaded.config.spam.as_ref().map_or_else(Bands::default, |spam| spam.bands);
-    loaded.config.rules.run_tests(&bands).into_iter().for_each(|failure| loaded.report.add(failure));
+    run_tests(&loaded.config, &mut loaded.report);
     if loaded.report.errors() > 0 { Err(loaded.report) } else { Ok(loaded) }
+}
+
+fn run_tests(config: &Config, report: &mut Report) {
+    let bands = config.spam.as_ref().map_or_else(Bands::default, |spam| spam.bands);
+    config.rules.run_tests(&bands).into_iter().for_each(|failure| report.add(failure));
 }
 
 /// Where the data directory of the configuration at `path` is, whatever else is wrong with it: who looks into the queue
@@ -257,8 +261,7 @@ pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
         Ok(loaded) => loaded,
         Err(report) => return (report, None),
     };
-    let bands = config.spam.as_ref().map_or_else(Bands::default, |spam| spam.bands);
-    config.rules.run_tests(&bands).into_iter().for_each(|failure| report.add(failure));
+    run_tests(&config, &mut report);
     let notes = if offline { Vec::new() } else { look_for_loops(&config, &mut report) };
     let summary = Summary {
         hostname: config.hostname.clone(),

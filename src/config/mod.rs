@@ -15,8 +15,8 @@ use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
-use crate::relay::route::MX_IS_BUILT;
-use crate::relay::{Chunking, Family, Host, Login, Route, TlsMode};
+use crate::relay::route::{MX_IS_BUILT, SMTP_PORT};
+use crate::relay::{Host, Login, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 use crate::spam::Settings as SpamSettings;
 use crate::srs::Srs;
@@ -382,13 +382,13 @@ fn routes(raw: &Raw, path: &Path, read: Read<'_>, report: &mut Report) -> BTreeM
     }
     let mut routes: BTreeMap<String, Arc<Route>> =
         raw.routes.iter().map(|r| (r.name.value.clone(), route(r, path, read, report))).collect();
-    routes.entry("default".to_owned()).or_insert_with(|| Arc::new(default_route("default")));
+    routes.entry("default".to_owned()).or_insert_with(|| Arc::new(Route::named("default")));
     routes
 }
 
 fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Arc<Route> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let default = default_route(&raw.name.value);
+    let default = Route::named(&raw.name.value);
     let tls = raw.tls.unwrap_or(default.tls);
     if let Some(ca) = raw.ca.as_ref().filter(|_| tls != TlsMode::Verify) {
         let idle = Diagnostic::warning(format!("`route.{}.ca` is not looked at", raw.name.value)).at(&ca.place);
@@ -451,27 +451,6 @@ fn login(raw: &RawRoute, tls: TlsMode, path: &Path, read: Read<'_>, report: &mut
     }
 }
 
-/// A route that says nothing: the MX of the recipient's domain.
-fn default_route(name: &str) -> Route {
-    Route {
-        name: name.to_owned(),
-        hosts: Vec::new(),
-        port: SMTP_PORT,
-        private_networks: false,
-        // RFC 7435: encrypt where the other side can; a CRM that can be verified is told so by its route.
-        tls: TlsMode::Opportunistic,
-        ca: None,
-        helo: None,
-        source: None,
-        family: Family::Any,
-        chunking: Chunking::Auto,
-        login: None,
-        concurrency: CONCURRENCY,
-        // A second mail is better than a lost one as long as no profile says what kind of target this is.
-        dedupe: None,
-    }
-}
-
 const DKIM_KEY: &str = "dkim.key";
 /// Nobody else's, so that the record can stand beside those of the domain's other senders.
 const SELECTOR: &str = "pointsman";
@@ -479,7 +458,6 @@ const SELECTOR: &str = "pointsman";
 const DATA: &str = "/var/lib/pointsman";
 /// All addresses, the port of MX hosts (RFC 5321 §4.5.4.2).
 const LISTENER: ([u8; 4], u16) = ([0, 0, 0, 0], SMTP_PORT);
-const SMTP_PORT: u16 = 25;
 /// Loopback only: what is shown there is not for the world.
 const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 8025);
 /// Gmail sends up to 25 MB of content, some 35 MB when encoded, and takes 50 MB in.
@@ -492,8 +470,6 @@ const LEGS: usize = 200;
 const CLIENT_SESSIONS: usize = 50;
 /// At some 15 KiB each they fit 300 MiB, and the descriptors the usual hard limit of 20,000 and more.
 const SESSIONS: usize = 15_000;
-/// As Postfix's default_destination_concurrency_limit, which receivers are used to.
-const CONCURRENCY: usize = 20;
 /// Soon at first, since most trouble (greylisting, a restart) is short; then once an hour.
 const RETRY_MINUTES: [u64; 5] = [1, 5, 15, 30, 60];
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

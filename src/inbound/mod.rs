@@ -214,7 +214,7 @@ pub struct Parts {
 impl Inbound {
     #[must_use]
     pub fn new(parts: Parts, ruling: Ruling) -> Arc<Inbound> {
-        ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
+        show_rules(&ruling);
         Arc::new(Inbound {
             clock: parts.clock,
             chance: parts.chance,
@@ -240,7 +240,7 @@ impl Inbound {
 
     /// Sessions that begin from now on decide by `ruling`.
     pub fn rule(&self, ruling: Ruling) {
-        ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
+        show_rules(&ruling);
         *self.ruling.write().expect("no code panics while it holds this lock") = Arc::new(ruling);
     }
 
@@ -341,6 +341,11 @@ impl Drop for SessionOpen<'_> {
     fn drop(&mut self) {
         events::session_closed(self.listener);
     }
+}
+
+/// In the metrics, from the start.
+fn show_rules(ruling: &Ruling) {
+    ruling.rules.rule_names().take(RULES_SHOWN_MAX).for_each(events::rule_known);
 }
 
 /// Rules that the metrics show before they ever applied. Who has more has them from a machine, and pays for each series.

@@ -235,26 +235,12 @@ mod tests {
     use crate::address::Mailbox;
     use crate::outbound::lane::Take;
     use crate::queue::fixtures::owned_leg;
-    use crate::relay::{Chunking, Family, TlsMode};
+    use crate::relay::TlsMode;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
     fn lanes(concurrency: usize) -> Lanes {
-        let route = Route {
-            name: "default".to_owned(),
-            hosts: Vec::new(),
-            port: 25,
-            private_networks: false,
-            tls: TlsMode::Off,
-            ca: None,
-            helo: None,
-            source: None,
-            family: Family::Any,
-            chunking: Chunking::Auto,
-            login: None,
-            concurrency,
-            dedupe: None,
-        };
+        let route = Route { tls: TlsMode::Off, concurrency, ..Route::named("default") };
         Lanes::new(Arc::new(route), Arc::new(Desk::new(NOW)))
     }
 

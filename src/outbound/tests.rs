@@ -19,7 +19,7 @@ use crate::queue::{
     Refused, Settled, StoredBody,
 };
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
-use crate::relay::{Chunking, Demand, Family, Host, TlsMode};
+use crate::relay::{Demand, Host, TlsMode};
 use crate::smtp::client::{Answer, Stage, Verdict};
 use crate::srs::{Original, ReturnPath};
 
@@ -436,21 +436,7 @@ impl World {
 
 /// A route that looks its hosts up.
 fn mx_route(name: &str, concurrency: usize) -> Route {
-    Route {
-        name: name.to_owned(),
-        hosts: Vec::new(),
-        port: 25,
-        private_networks: false,
-        tls: TlsMode::Off,
-        ca: None,
-        helo: None,
-        source: None,
-        family: Family::Any,
-        chunking: Chunking::Auto,
-        login: None,
-        concurrency,
-        dedupe: None,
-    }
+    Route { tls: TlsMode::Off, concurrency, ..Route::named(name) }
 }
 
 fn well(_: Duration) -> Way {

@@ -548,7 +548,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::relay::Family;
+
     use crate::tls::tests::Authority;
     use crate::tls::{self, MaybeTls};
 
@@ -654,19 +654,11 @@ mod tests {
         });
         let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
         let route = Route {
-            name: "crm".to_owned(),
             hosts: vec![host.clone()],
-            port: 25,
-            private_networks: false,
             tls: TlsMode::Off,
-            ca: None,
-            helo: None,
             source: Some("127.0.0.1".parse().unwrap()),
-            family: Family::Any,
-            chunking: Chunking::Auto,
-            login: None,
             concurrency: 1,
-            dedupe: None,
+            ..Route::named("crm")
         };
         let dial = TcpDial::new(Timeouts::rfc5321(), []);
         let connection =
@@ -687,21 +679,8 @@ mod tests {
         // Whoever asked for the name again would not find it.
         let addresses = ["127.0.0.2", "127.0.0.1"].map(|ip| ip.parse().unwrap()).to_vec();
         let host = Host { name: "mx.crm.invalid".to_owned(), port, addresses };
-        let route = Route {
-            name: "default".to_owned(),
-            hosts: Vec::new(),
-            port,
-            private_networks: true,
-            tls: TlsMode::Off,
-            ca: None,
-            helo: None,
-            source: None,
-            family: Family::Any,
-            chunking: Chunking::Auto,
-            login: None,
-            concurrency: 1,
-            dedupe: None,
-        };
+        let route =
+            Route { port, private_networks: true, tls: TlsMode::Off, concurrency: 1, ..Route::named("default") };
         let dial = TcpDial::new(Timeouts::rfc5321(), []);
         let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert_eq!((error.peer, error.verdict.stage), (format!("mx.crm.invalid[127.0.0.1]:{port}"), Stage::Banner));
@@ -817,19 +796,12 @@ mod tests {
 
     fn route_to(host: Host) -> Route {
         Route {
-            name: "crm".to_owned(),
             port: host.port,
             hosts: vec![host],
-            private_networks: false,
             tls: TlsMode::Off,
-            ca: None,
-            helo: None,
             source: Some("127.0.0.1".parse().unwrap()),
-            family: Family::Any,
-            chunking: Chunking::Auto,
-            login: None,
             concurrency: 1,
-            dedupe: None,
+            ..Route::named("crm")
         }
     }
 
@@ -933,19 +905,12 @@ mod tests {
             let (port, seen) = host_that(habit, tls::Server::open(authority.issue(name, 2096)).unwrap()).await;
             let host = Host { name: "localhost".to_owned(), port, addresses: Vec::new() };
             let route = Route {
-                name: "crm".to_owned(),
                 hosts: vec![host.clone()],
-                port: 25,
-                private_networks: false,
                 tls,
                 ca: Some(authority.ca()),
-                helo: None,
                 source: Some("127.0.0.1".parse().unwrap()),
-                family: Family::Any,
-                chunking: Chunking::Auto,
-                login: None,
                 concurrency: 1,
-                dedupe: None,
+                ..Route::named("crm")
             };
             let dial = TcpDial::new(Timeouts::rfc5321(), [&route]);
             let got = match dial.dial(&route, &host, "mx.example", Demand::Usual).await {
@@ -974,21 +939,7 @@ mod tests {
     #[tokio::test]
     async fn a_route_whose_roots_were_not_read_is_never_dialled() {
         let host = Host { name: "127.0.0.1".to_owned(), port: 1, addresses: Vec::new() };
-        let route = Route {
-            name: "crm".to_owned(),
-            hosts: vec![host.clone()],
-            port: 25,
-            private_networks: false,
-            tls: TlsMode::Verify,
-            ca: None,
-            helo: None,
-            source: None,
-            family: Family::Any,
-            chunking: Chunking::Auto,
-            login: None,
-            concurrency: 1,
-            dedupe: None,
-        };
+        let route = Route { hosts: vec![host.clone()], tls: TlsMode::Verify, concurrency: 1, ..Route::named("crm") };
         let dial = TcpDial::new(Timeouts::rfc5321(), []);
         let error = dial.dial(&route, &host, "mx.example", Demand::Usual).await.map(|_| ()).unwrap_err();
         assert!(matches!(error.verdict.answer, Answer::Tls(_)));

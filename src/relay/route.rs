@@ -35,6 +35,30 @@ pub struct Route {
     pub dedupe: Option<Duration>,
 }
 
+impl Route {
+    /// A route that says nothing but its name: the MX of the recipient's domain.
+    #[must_use]
+    pub fn named(name: &str) -> Route {
+        Route {
+            name: name.to_owned(),
+            hosts: Vec::new(),
+            port: SMTP_PORT,
+            private_networks: false,
+            // RFC 7435: encrypt where the other side can; a CRM that can be verified is told so by its route.
+            tls: TlsMode::Opportunistic,
+            ca: None,
+            helo: None,
+            source: None,
+            family: Family::Any,
+            chunking: Chunking::Auto,
+            login: None,
+            concurrency: CONCURRENCY,
+            // A second mail is better than a lost one as long as no profile says what kind of target this is.
+            dedupe: None,
+        }
+    }
+}
+
 /// When a message goes by BDAT (RFC 3030) to a host that announces CHUNKING, rather than by DATA.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Chunking {
@@ -87,6 +111,11 @@ pub struct Host {
     /// Where it is dialled, in this order. Empty: wherever the system finds it by its name.
     pub addresses: Vec<IpAddr>,
 }
+
+/// The port of MX hosts (RFC 5321 §4.5.4.2).
+pub const SMTP_PORT: u16 = 25;
+/// As Postfix's default_destination_concurrency_limit, which receivers are used to.
+const CONCURRENCY: usize = 20;
 
 /// Whether the conductor looks up the hosts of a route that names none. `check` and `explain` tell by it what waits.
 pub const MX_IS_BUILT: bool = true;

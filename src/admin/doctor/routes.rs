@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::{Finding, Subject};
 use crate::address::{Mailbox, ReversePath};
+use crate::admin::probe;
+use crate::clock::Timestamp;
 use crate::dns::Dns;
-use crate::envelope::BodyType;
 use crate::events::masked;
-use crate::id::{LegId, MessageId};
-use crate::queue::{Errand, Notices, OwnedLeg, StoredBody};
+use crate::queue::{Errand, OwnedLeg};
 use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{Dial, TcpDial, Timeouts};
 use crate::relay::lookup::{self, Unresolved};
@@ -115,26 +115,9 @@ fn said(words: &str, leg: &OwnedLeg) -> String {
     scrub(words, &leg.target, &leg.alias)
 }
 
-fn leg(route: &str, target: &Mailbox, sender: &ReversePath, now: crate::clock::Timestamp) -> OwnedLeg {
-    OwnedLeg {
-        id: LegId { message: MessageId(0), n: 0 },
-        epoch: 0,
-        alias: String::new(),
-        target: target.clone(),
-        target_name: None,
-        route: route.to_owned(),
-        sender: sender.clone(),
-        attempts: 0,
-        received: now,
-        prefix: Vec::new(),
-        cuts: Vec::new(),
-        notices: Notices::default(),
-        errand: Errand::AskRcpt,
-        body_type: BodyType::SevenBit,
-        smtputf8: !target.is_ascii(),
-        require_tls: false,
-        body: StoredBody::from_bytes(&b"\r\n"[..]),
-    }
+fn leg(route: &str, target: &Mailbox, sender: &ReversePath, now: Timestamp) -> OwnedLeg {
+    let (alias, route, errand) = (String::new(), route.to_owned(), Errand::AskRcpt);
+    OwnedLeg { alias, route, errand, ..probe::leg(target, sender, b"\r\n".to_vec(), now) }
 }
 
 const STEP: Duration = Duration::from_secs(8);
