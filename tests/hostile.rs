@@ -9,4 +9,5 @@ mod framing;
 mod injection;
 mod ledger;
 mod orders;
+mod replay;
 mod tls;

@@ -456,6 +456,15 @@ impl Daemon {
         self.process.0.id()
     }
 
+    /// A session that a load balancer brings: as whose it says. The listener must believe it (`proxy`).
+    pub fn client_from(&self, client: &str) -> Client {
+        let mut session = Client::try_raw(self.smtp).unwrap();
+        let family = if client.contains(':') { "TCP6" } else { "TCP4" };
+        let us = if client.contains(':') { "2001:db8:f::1" } else { "192.0.2.1" };
+        session.send(format!("PROXY {family} {client} {us} 40000 25\r\n").as_bytes()).unwrap();
+        session
+    }
+
     /// How many sockets it has open. Its files say nothing: the store opens them when it first needs them.
     pub fn sockets(&self) -> usize {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
