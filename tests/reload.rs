@@ -262,6 +262,17 @@ fn a_rollback_survives_a_restart_until_the_files_change() {
     assert!(stale(&daemon));
     daemon.cli(&["rules", "rollback", &newest]).exits(0);
     assert!(!stale(&daemon));
+    // The book of commands tells who did it, in whatever way it ended.
+    let book: Vec<String> = daemon
+        .rows(&["audit"])
+        .iter()
+        .map(|row| format!("{}: {}", row["action"].as_str().unwrap(), row["outcome"].as_str().unwrap()))
+        .collect();
+    let told = |of: &str, outcome: &str, hash: &str| format!("{of}: {outcome}: {}", &hash[..12]);
+    assert_eq!(book[..2], [told("rules rollback", "taken", &newest), told("rules rollback", "taken", &first)]);
+    assert_eq!(book[2], told("rules rollback", "taken", &first), "before the daemon was killed");
+    assert!(book[3].starts_with("rules rollback: refused: ") && book[4].starts_with("reload: taken: "), "{book:?}");
+    assert_eq!(book.len(), 5);
 }
 
 #[test]
