@@ -133,6 +133,7 @@ fn write_response(response: &Response, out: &mut Vec<u8>) {
 // The catalogue, in the order of a session.
 
 pub const TOO_MANY_CONNECTIONS: Reply = Reply::new(421, Enhanced(4, 7, 0), "too many connections, try again later");
+pub const OUT_OF_MEMORY: Reply = Reply::new(421, Enhanced(4, 3, 2), "not enough memory, try again later");
 pub const EARLY_TALKER: Reply = Reply::new(554, Enhanced(5, 5, 1), "you spoke before the banner");
 /// A panic of ours ended the session.
 pub const FAULT: Reply = Reply::new(421, Enhanced(4, 3, 0), "local error, closing, try again later");

@@ -138,6 +138,7 @@ impl World {
             listeners: BTreeMap::new(),
             sessions_max: 100,
             client_sessions_max: 50,
+            memory_max: u64::MAX,
             tls: None,
         };
         let ports = Ports { clock: clock.clone(), store: store.clone(), chance, ids, handover };

@@ -308,6 +308,7 @@ mod tests {
             listeners: BTreeMap::new(),
             sessions_max: 100,
             client_sessions_max: 50,
+            memory_max: u64::MAX,
             tls: None,
             auth: None,
             dns: Arc::new(Zone::parse("")),

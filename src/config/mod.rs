@@ -100,6 +100,8 @@ pub struct Limits {
     pub sessions_per_client: usize,
     /// At one time, over all listeners.
     pub sessions: usize,
+    /// In octets: with more than these no further session begins. `None`: what [`crate::inbound`] finds right.
+    pub memory: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,6 +237,7 @@ pub fn resolve(
             legs: count(raw.legs, LEGS),
             sessions_per_client: count(raw.sessions_per_client, CLIENT_SESSIONS),
             sessions: count(raw.sessions, SESSIONS),
+            memory: raw.memory,
         },
         routes,
         queue,

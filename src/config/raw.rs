@@ -32,6 +32,7 @@ pub struct Raw {
     pub legs: Option<u64>,
     pub sessions_per_client: Option<u64>,
     pub sessions: Option<u64>,
+    pub memory: Option<u64>,
     pub routes: Vec<RawRoute>,
     pub retry: Option<Vec<Duration>>,
     pub expire: Option<Duration>,
@@ -303,6 +304,7 @@ fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
     raw.legs = section.take("legs").and_then(|v| v.integer(1..=LEGS_MAX)).map(|n| n.value);
     let sessions = section.take("sessions-per-client");
     raw.sessions_per_client = sessions.and_then(|v| v.integer(1..=CLIENT_SESSIONS_MAX)).map(|n| n.value);
+    raw.memory = section.take("memory").and_then(|v| v.parsed(units::size)).map(|size| size.value);
     section.finish();
 }
 

@@ -36,8 +36,14 @@ fn the_example_of_the_design_loads() {
     assert_eq!(config.listeners[0].tls, ListenerTls::StartTls);
     assert_eq!(config.listeners[0].proxy.len(), 1);
     assert_eq!(config.upstream, [Network::parse("192.0.2.0/28").unwrap()]);
-    let limits =
-        Limits { message_size: 50 * units::MIB, recipients: 100, legs: 200, sessions_per_client: 50, sessions: 15_000 };
+    let limits = Limits {
+        message_size: 50 * units::MIB,
+        recipients: 100,
+        legs: 200,
+        sessions_per_client: 50,
+        sessions: 15_000,
+        memory: None,
+    };
     assert_eq!(config.limits, limits);
     assert_eq!(config.routes.keys().collect::<Vec<_>>(), ["crm", "default", "google"]);
     assert_eq!(config.routes["crm"].tls, TlsMode::Verify);

@@ -52,9 +52,12 @@ impl Inbound {
         // Replies are small and awaited: Nagle's algorithm would only delay them. Where it fails nothing is lost.
         let _ = stream.set_nodelay(true);
         // While we drain, who comes is told to come back: a closed port may be held open by whoever starts us.
-        let (place, reply) = match self.is_draining() {
-            true => (None, reply::SHUTTING_DOWN),
-            false => (Place::take(Arc::clone(&self)), reply::TOO_MANY_CONNECTIONS),
+        let (place, reply) = if self.is_draining() {
+            (None, reply::SHUTTING_DOWN)
+        } else if self.resident.is_above(self.ruling().memory_max, self.clock.monotonic()) {
+            (None, reply::OUT_OF_MEMORY)
+        } else {
+            (Place::take(Arc::clone(&self)), reply::TOO_MANY_CONNECTIONS)
         };
         let Some(place) = place else {
             events::connection_refused(&listener, peer.ip(), &reply);

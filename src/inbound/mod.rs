@@ -34,6 +34,7 @@ use crate::srs::{Invalid, Original, Proof, Return, ReturnPath, Rewritten, Srs};
 use crate::tls::{self, ListenerTls};
 
 mod listener;
+pub mod memory;
 pub mod probe;
 mod balancer;
 mod checks;
@@ -45,6 +46,7 @@ mod connection;
 mod journey;
 
 use listener::Shares;
+use memory::Resident;
 use probe::Probes;
 pub use score::Scorer;
 
@@ -75,6 +77,8 @@ pub struct Ruling {
     pub sessions_max: usize,
     /// Sessions that one client may have at one time.
     pub client_sessions_max: usize,
+    /// Octets that we may have in memory when another session begins.
+    pub memory_max: u64,
 }
 
 /// How a listener receives.
@@ -194,6 +198,7 @@ pub struct Inbound {
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     shares: Shares,
+    resident: Resident,
     /// Our own messages that are on their way in.
     pub probes: Probes,
     /// Turns true when no further mail is taken.
@@ -226,6 +231,7 @@ impl Inbound {
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             shares: Shares::default(),
+            resident: Resident::default(),
             probes: Probes::default(),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),

@@ -19,7 +19,7 @@ use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
-use crate::inbound::{Inbound, Manner, Ruling, Scorer};
+use crate::inbound::{Inbound, Manner, Ruling, Scorer, memory};
 use crate::log;
 use crate::outbound::{self, Outbound, Ways};
 use crate::queue::sqlite::{Retention, SqliteStore};
@@ -174,6 +174,7 @@ fn ruling(
         legs_max: limits.legs,
         sessions_max: limits.sessions,
         client_sessions_max: limits.sessions_per_client,
+        memory_max: limits.memory.or_else(memory::allowance).unwrap_or(u64::MAX),
         listeners: fixed.manners(config, before),
         tls: certificate(config, before, now),
         srs: config.srs.clone(),

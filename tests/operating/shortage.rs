@@ -51,15 +51,6 @@ fn without_descriptors_clients_are_told_421_or_451_and_all_goes_on_when_they_are
     assert!(!daemon.log().contains("\"event\":\"panic\""));
 }
 
-/// A load balancer tells whose session it is, so that a test can have many clients.
-fn as_client(daemon: &Daemon, client: &str) -> Client {
-    let mut session = Client::try_raw(daemon.smtp).unwrap();
-    let family = if client.contains(':') { "TCP6" } else { "TCP4" };
-    let us = if client.contains(':') { "2001:db8:f::1" } else { "192.0.2.1" };
-    session.send(format!("PROXY {family} {client} {us} 40000 25\r\n").as_bytes()).unwrap();
-    session
-}
-
 #[test]
 fn a_client_has_its_share_of_sessions_and_not_one_more() {
     let crm = Crm::start();
@@ -71,17 +62,17 @@ fn a_client_has_its_share_of_sessions_and_not_one_more() {
         // A subscriber has a whole network of them.
         (["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::ffff:1"], "2001:db8:0:1::1"),
     ] {
-        let mut open: Vec<Client> = clients[..3].iter().map(|client| as_client(&daemon, client)).collect();
+        let mut open: Vec<Client> = clients[..3].iter().map(|client| daemon.client_from(client)).collect();
         for session in &mut open {
             assert_eq!(session.reply().code, 220);
         }
-        let mut past = as_client(&daemon, clients[3]);
+        let mut past = daemon.client_from(clients[3]);
         let told = past.reply();
         assert_eq!((told.code, told.text.as_str()), (421, "4.7.0 too many connections, try again later"));
         assert!(past.is_closed());
-        assert_eq!(as_client(&daemon, other).reply().code, 220, "others are not touched");
+        assert_eq!(daemon.client_from(other).reply().code, 220, "others are not touched");
         open.pop().unwrap().say("QUIT");
-        wait_for("the place that was left", || (as_client(&daemon, clients[3]).reply().code == 220).then_some(()));
+        wait_for("the place that was left", || (daemon.client_from(clients[3]).reply().code == 220).then_some(()));
     }
 }
 
@@ -103,4 +94,24 @@ fn below_min_free_new_mail_is_452_while_deliveries_and_the_ledger_go_on() {
     daemon.cli(&["queue", "retry", "--id", &id]).exits(0);
     daemon.wait_for_leg(&format!("{id}.1"), "delivered");
     daemon.cli(&["doctor"]).exits(1).says(&["FINDING  space", "new mail is answered 452"]);
+}
+
+#[test]
+fn short_of_memory_clients_are_told_421_and_all_goes_on_when_it_is_back() {
+    let crm = Crm::start();
+    let site = Setup::new(crm.address()).more("[limits]\nmemory = \"4GiB\"\n").site();
+    let daemon = site.start();
+    let mut open = Client::connect(daemon.smtp);
+    // Any daemon has more than that: it is what one of another size has under load.
+    daemon.reconfigure("memory = \"4GiB\"", "memory = \"1MiB\"");
+    daemon.cli(&["reload"]).exits(0);
+    let told = Client::try_raw(daemon.smtp).unwrap().reply();
+    assert_eq!((told.code, told.text.as_str()), (421, "4.3.2 not enough memory, try again later"));
+    let first = open.deliver("client@example.org", &["aide@solarmora.com"], b"Subject: open\r\n\r\nx\r\n").queued_as();
+    daemon.wait_for_leg(&format!("{first}.1"), "delivered");
+    assert!(daemon.http("/metrics").1.contains("pointsman_connections_total{listener=\"mx\",result=\"refused\"} 1"));
+    daemon.reconfigure("memory = \"1MiB\"", "memory = \"4GiB\"");
+    daemon.cli(&["reload"]).exits(0);
+    daemon.send("aide@solarmora.com");
+    assert_eq!(crm.wait_for_mails(2).len(), 2);
 }
