@@ -52,11 +52,14 @@ pub struct Daemon {
 
 impl Daemon {
     /// Opens the queue and the ports, and starts to serve. Must be called inside a tokio runtime. Where it fails nothing
-    /// was accepted. `inherited` are the sockets that a service manager holds for us.
-    pub async fn start(chosen: Chosen, clock: Arc<dyn Clock>, inherited: Inherited) -> anyhow::Result<Daemon> {
+    /// was accepted. `inherited` are the sockets that a service manager holds for us; `hang_ups` what SIGHUP is heard by.
+    pub async fn start(
+        chosen: Chosen,
+        clock: Arc<dyn Clock>,
+        inherited: Inherited,
+        hang_ups: Option<Signal>,
+    ) -> anyhow::Result<Daemon> {
         let config = &chosen.loaded.config;
-        // Before it is heard, SIGHUP would end us.
-        let hang_ups = signal(SignalKind::hangup()).ok();
         remove_addresses(&config.data)?;
         let metrics = Metrics::install()?;
         let handover = Arc::new(Handover::new(config.routes.keys().cloned(), outbound::LANE_PLACES));
@@ -190,11 +193,8 @@ impl Tasks<'_> {
         self.tasks.push(tokio::spawn(watch_feeders(faulted, Arc::clone(self.ending))));
     }
 
-    /// A reload that panicked is the last one; mail goes on.
     fn reload(&mut self, keeper: Keeper, hang_ups: Option<Signal>) {
-        self.tasks.push(tokio::spawn(async move {
-            let _ = contain("reload", keeper.run(hang_ups)).await;
-        }));
+        self.tasks.push(tokio::spawn(keeper.run(hang_ups)));
     }
 
     fn listen(&mut self, sockets: Vec<(String, TcpListener)>) {
@@ -372,6 +372,13 @@ fn write_addresses(data: &Path, listeners: &[SocketAddr], admin: Option<SocketAd
 /// The runtime that everything runs on: a thread for each processor.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// What SIGHUP is heard by, from now on.
+#[must_use]
+pub fn hang_ups(runtime: &tokio::runtime::Runtime) -> Option<Signal> {
+    let _inside = runtime.enter();
+    signal(SignalKind::hangup()).ok()
 }
 
 /// Waits for SIGTERM or SIGINT.

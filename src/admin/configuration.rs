@@ -28,8 +28,9 @@ impl Control {
         let begun = self.audit_begin(peer, command, &chosen).await?;
         let by = Actor::Peer { who: peer.to_string(), pid: peer.pid };
         let Some(answer) = self.reloads.ask(ask, by).await else {
-            self.audit_end(begun, "failed: the daemon stops").await;
-            return Err(Stop::Failed("the daemon stops, and changes nothing any more".to_owned()));
+            self.audit_end(begun, "failed: the daemon stops, or met a fault of its own").await;
+            let why = "the daemon stops, or met a fault of its own (its log has the panic): see what is in force with `status`";
+            return Err(Stop::Failed(why.to_owned()));
         };
         self.audit_end(begun, &format!("{}: {}", answer.result.as_str(), short(&answer.now.hash))).await;
         asker.tell([Line::Reload(Box::new(ReloadView::of(answer, coloured)))]).await

@@ -53,7 +53,7 @@ async fn show(folder: &Folder, running: &mut Option<Daemon>) -> anyhow::Result<(
             bail!("the demonstration's own configuration is wrong");
         }
     };
-    let daemon = running.insert(Daemon::start(chosen, clock, Inherited::none()).await?);
+    let daemon = running.insert(Daemon::start(chosen, clock, Inherited::none(), None).await?);
     println!("Pointsman listens on {}; behind it a stand-in CRM on {crm}.", daemon.listeners[0]);
     println!("The rules: mail for aide@solarmora.com goes to the CRM, with a copy to the sales team.\n");
 

@@ -20,6 +20,9 @@ use crate::reload::start;
 /// nothing was accepted before.
 pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
     let inherited = Inherited::from_environment()?;
+    let runtime = daemon::runtime()?;
+    // Until it is heard, SIGHUP would end us: who renews a certificate may say it at any time.
+    let hang_ups = daemon::hang_ups(&runtime);
     let clock = Arc::new(SystemClock::new());
     let coloured = std::io::stderr().is_terminal();
     let chosen = match start::choose(config, clock.now()) {
@@ -36,14 +39,14 @@ pub(super) fn run(config: &Path) -> anyhow::Result<Ended> {
     contain::tell_panics();
     events::without_function(&chosen.loaded.config.inert);
     daemon::raise_descriptor_limit();
-    daemon::runtime()?.block_on(async {
+    runtime.block_on(async {
         let signalled = daemon::until_signalled();
         tokio::pin!(signalled);
         let daemon = tokio::select! {
             // First: what reads addresses.json may send SIGTERM before we have looked for it.
             biased;
             early = &mut signalled => return early.map(|()| Ended::Done),
-            started = Daemon::start(chosen, clock, inherited) => started?,
+            started = Daemon::start(chosen, clock, inherited, hang_ups) => started?,
         };
         let ended = tokio::select! {
             signal = signalled => signal.map(|()| Ended::Done),

@@ -16,6 +16,7 @@ use super::{ASKS_MAX, Answer, Ask, Changes, Identity, Outcome, Reloads, Told};
 use crate::actor::Actor;
 use crate::clock::Clock;
 use crate::config::{Config, FileSet, Loaded, Origin};
+use crate::contain::{contain, trip};
 use crate::diagnostic::{Diagnostic, Report};
 use crate::events;
 use crate::inbound::{Inbound, Ruling};
@@ -92,20 +93,26 @@ impl Keeper {
         (keeper, Reloads { asks: sender, told })
     }
 
-    /// Works until the task is dropped.
+    /// Works until the task is dropped. What panics in one change is no reason not to take the next: what is in force
+    /// changes in one step.
     pub async fn run(mut self, mut hang_ups: Option<Signal>) {
         loop {
-            let deadline = self.confirm_by;
-            tokio::select! {
-                Some((ask, by, answer)) = self.asks.recv() => {
-                    let answered = self.answer(ask, by).await;
-                    // Whoever asked may have gone; what was done stays done.
-                    let _ = answer.send(answered);
-                }
-                () = heard(&mut hang_ups) => self.hang_up().await,
-                () = until(deadline) => self.give_up().await,
-                () = tokio::time::sleep(LOOK) => self.look().await,
+            let _ = contain("reload", self.turn(&mut hang_ups)).await;
+        }
+    }
+
+    async fn turn(&mut self, hang_ups: &mut Option<Signal>) {
+        let deadline = self.confirm_by;
+        tokio::select! {
+            Some((ask, by, answer)) = self.asks.recv() => {
+                trip("reload");
+                let answered = self.answer(ask, by).await;
+                // Whoever asked may have gone; what was done stays done.
+                let _ = answer.send(answered);
             }
+            () = heard(hang_ups) => self.hang_up().await,
+            () = until(deadline) => self.give_up().await,
+            () = tokio::time::sleep(LOOK) => self.look().await,
         }
     }
 

@@ -138,3 +138,16 @@ fn a_panic_in_a_feeder_ends_the_daemon_and_loses_nothing() {
         daemon.wait_for_leg(&format!("{id}.1"), "delivered");
     }
 }
+
+#[test]
+fn a_panic_in_a_reload_costs_that_reload_and_the_next_one_is_taken() {
+    let crm = Crm::start();
+    let Some(daemon) = tripped("panic in a reload", &crm, "reload") else { return };
+    daemon.write_rules(&crate::harness::daemon::RULES.replace("factures", "invoices"));
+    daemon.cli(&["reload"]).exits(1).says(&["a fault of its own"]);
+    wait_for_count(&daemon, "reload");
+    daemon.send("aide@solarmora.com");
+    daemon.cli(&["reload"]).exits(0).says(&["added  alias invoices@solarmora.com"]);
+    daemon.send("invoices@solarmora.com");
+    assert_eq!(crm.wait_for_mails(2).len(), 2);
+}

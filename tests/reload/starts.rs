@@ -1,12 +1,14 @@
 //! A start with files that are not to be taken: broken, set aside, or half written when the power went.
 
 use std::fs;
+use std::io::Write;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use super::{history, stale, status, target, to_ventes};
 use crate::harness::daemon::RULES;
-use crate::harness::{Certificates, Client, Crm, Daemon, Setup, program, wait_for};
+use crate::harness::{Certificates, Client, Crm, Daemon, Setup, program, run, wait_for};
 
 #[test]
 fn broken_files_do_not_stop_a_start_once_something_was_accepted() {
@@ -127,4 +129,25 @@ fn a_kill_at_any_moment_of_a_reload_leaves_what_can_start() {
     let folder = daemon.data().join("accepted");
     assert!(fs::read_dir(folder).unwrap().all(|file| !file.unwrap().path().ends_with(".part")));
     assert!(!status(&daemon)["hash"].as_str().unwrap().is_empty());
+}
+
+/// Whoever renews a certificate says it at any time, and the default of that signal is death.
+#[test]
+fn a_hang_up_while_the_daemon_reads_its_files_does_not_end_it() {
+    let crm = Crm::start();
+    let secret = RULES.replace("\"case@mon-crm.com\"", "\"file:salesforce.address\"");
+    let site = Setup::new(crm.address()).rules(&secret).site();
+    let (address, config) = (site.path().join("rules/salesforce.address"), site.config());
+    run(Command::new("mkfifo").arg(&address));
+    let hang_up = thread::spawn(move || {
+        // It opens when the daemon reads it.
+        let mut pipe = fs::OpenOptions::new().write(true).open(&address).unwrap();
+        run(Command::new("pkill").args(["-HUP", "-f"]).arg(format!("serve --config {}", config.display())));
+        fs::remove_file(&address).unwrap();
+        fs::write(&address, "secret@mon-crm.com\n").unwrap();
+        pipe.write_all(b"secret@mon-crm.com\n").unwrap();
+    });
+    let daemon = site.start();
+    hang_up.join().unwrap();
+    assert_eq!(target(&daemon, &crm), "secret@mon-crm.com");
 }
