@@ -37,6 +37,15 @@ fn the_package_installs_serves_is_upgraded_and_goes_without_taking_mail_away() {
     }
     assert!(part("configure").contains("\nok\n"), "{told}");
     let serve = part("serve");
+    // A key that root alone could read reaches the daemon, which is not root, and nobody else.
+    for line in [
+        "== reload: 0",
+        "== renewed: 0",
+        "root:pointsman 750 /etc/pointsman/tls\n",
+        "root:pointsman 640 /etc/pointsman/tls/privkey.pem",
+    ] {
+        assert!(serve.contains(line), "{line}: {serve}");
+    }
     assert!(serve.contains("== status: 0") && serve.contains("== served: 0"), "{serve}");
     // The changed configuration and the held mail are there after the upgrade, and the mail even after a purge.
     let upgrade = part("upgrade");
