@@ -282,8 +282,8 @@ fn health(metrics: Metrics, store: &Arc<SqliteStore>, inbound: &Arc<Inbound>) ->
             for (route, state, legs) in for_gauges.open_legs() {
                 events::open_legs(&route, state.as_str(), legs);
             }
-            for (route, still) in lanes.standing() {
-                events::route_standing(&route, still);
+            for (route, still, open) in lanes.standing() {
+                events::route_standing(&route, still, open);
             }
             events::data_free(for_gauges.free_bytes());
         }),

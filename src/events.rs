@@ -294,12 +294,13 @@ pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &s
     warn!(event = "leg-held", %leg, route, reason, detail = scrub(detail, target, alias));
 }
 
-/// Whether a route stands still: paused by an operator, or backing off.
-pub fn route_standing(route: &str, still: bool) {
+/// Whether a route stands still (paused by an operator, or left alone), and whether its breaker is open.
+pub fn route_standing(route: &str, still: bool, open: bool) {
     // The first that is given up must be seen to increase it.
     counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => "expired", "reason" => "expired")
         .increment(0);
     gauge!("pointsman_route_paused", "route" => route.to_owned()).set(f64::from(u8::from(still)));
+    gauge!("pointsman_route_breaker_open", "route" => route.to_owned()).set(f64::from(u8::from(open)));
 }
 
 /// An operator, or the end of the time that one gave, changed whether a route goes on.
@@ -312,21 +313,21 @@ pub fn route_pause(route: &str, by: &str, until: Option<Timestamp>, paused: bool
     }
 }
 
-/// No host of the route can be reached: `legs` legs share that answer, and nobody dials for `wait`. The leg that was
-/// dialled for had this target and alias.
-pub fn lane_backed_off(route: &str, legs: usize, wait: Duration, why: &str, target: &Mailbox, alias: &str) {
-    let why = scrub(why, target, alias);
-    warn!(event = "route-backs-off", route, legs, seconds = wait.as_secs_f64(), why);
+/// The breaker of a route is open: nobody sends for `wait`. `cause` is `unreachable` (no host gave a session; `legs`
+/// legs share that answer) or `failing` (most attempts fail; `legs` legs went back to the store untried). `why` names no
+/// target.
+pub fn lane_backed_off(route: &str, cause: &'static str, legs: usize, wait: Duration, why: &str) {
+    warn!(event = "route-backs-off", route, cause, legs, seconds = wait.as_secs_f64(), why);
 }
 
-/// A route that backed off is reached again.
+/// The breaker of a route is closed again.
 pub fn lane_reopened(route: &str) {
     info!(event = "route-reached-again", route);
 }
 
-/// No host of one domain can be reached, on a route that looks hosts up.
-pub fn domain_backed_off(route: &str, domain: &str, legs: usize, wait: Duration, why: &str) {
-    warn!(event = "domain-backs-off", route, domain, legs, seconds = wait.as_secs_f64(), why);
+/// As [`lane_backed_off`], for one domain of a route that looks hosts up.
+pub fn domain_backed_off(route: &str, domain: &str, cause: &'static str, legs: usize, wait: Duration, why: &str) {
+    warn!(event = "domain-backs-off", route, domain, cause, legs, seconds = wait.as_secs_f64(), why);
 }
 
 /// A domain that backed off is reached again.
@@ -632,13 +633,12 @@ mod tests {
                 reason: "unknown-target",
             });
         };
-        let events: [(&str, &dyn Fn()); 6] = [
+        let events: [(&str, &dyn Fn()); 5] = [
             ("attempt", &|| attempt(alias, None)),
             ("attempt", &|| attempt(alias, Some("salesforce"))),
             // A notification's leg, which has no alias of its own.
             ("attempt", &|| attempt(target.as_str(), None)),
             ("leg-held", &|| leg_held(&leg, "crm", "unknown-target", said, &target, alias)),
-            ("route-backs-off", &|| lane_backed_off("crm", 1, Duration::ZERO, said, &target, alias)),
             ("notification", &|| notification_made(&leg, MessageId(2), "failed", target.as_str())),
         ];
         for (name, event) in events {

@@ -6,7 +6,9 @@
 //! last one is settled, so that a crash repeats at most one delivery for each leg in flight.
 //!
 //! When no host of a lane can be reached, that one answer settles all legs that wait in the lane, each on its own
-//! schedule; then the lane backs off, and what is accepted meanwhile stays in the store. A 4xx concerns its leg alone.
+//! schedule; then the lane backs off, and what is accepted meanwhile stays in the store. A 4xx concerns its leg alone,
+//! until most attempts fail: then the lane's breaker opens, what waits goes back to the store untried, and one leg at a
+//! time is sent until one goes through (`relay::breaker`).
 //! One lane's trouble costs another nothing: they share no queue, no worker and no session.
 //!
 //! A reload replaces the [`Ways`] as a whole. What a worker has in hand goes on by the route as it was; what waits
@@ -35,11 +37,11 @@ use crate::queue::{Errand, GivenBack, OwnedLeg, Reason, Settlement, State, Store
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
 
-mod backoff;
 mod lane;
 mod lanes;
 mod hosts;
 mod notify;
+mod standing;
 mod strays;
 mod worker;
 
@@ -309,11 +311,13 @@ impl Feeder {
             self.clear_retired().await;
             let paused = self.shared.ports.handover.is_paused(&self.route.name);
             let rest = if paused { self.stand_still().await } else { self.go_on().await };
-            let room = self.lanes.room(self.shared.monotonic());
+            // What was handed over while the destination fails goes to the store.
+            let parked = self.lanes.is_failing();
+            let room = if parked { PARKED_BATCH } else { self.lanes.room(self.shared.monotonic()) };
             tokio::select! {
                 taken = receive(&mut self.handed, &mut batch, room), if room > 0 => {
                     // The slot of a leg may be older than the pause.
-                    if self.shared.ports.handover.is_paused(&self.route.name) {
+                    if parked || self.shared.ports.handover.is_paused(&self.route.name) {
                         self.put_back(std::mem::take(&mut batch)).await;
                     } else {
                         self.bring(batch.drain(..)).await;
@@ -574,6 +578,8 @@ fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlem
     }
 }
 
+/// Legs that go to the store together, in one transaction.
+const PARKED_BATCH: usize = 100;
 const ORPHAN_WAIT: Duration = Duration::from_secs(60);
 /// An operator's transaction takes a second; whoever takes longer finds legs in flight again.
 const RECALL_MAX: Duration = Duration::from_secs(30);

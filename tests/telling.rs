@@ -25,6 +25,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("open_legs_oldest_seconds", "gauge", &["route", "state"]),
     ("attempts_total", "counter", &["result", "route"]),
     ("route_paused", "gauge", &["route"]),
+    ("route_breaker_open", "gauge", &["route"]),
     ("config_stale", "gauge", &[]),
     ("ready", "gauge", &[]),
     ("store_failures_total", "counter", &[]),
@@ -99,6 +100,30 @@ fn a_route_that_backs_off_says_so_until_it_is_reached() {
         (delivered == 1).then_some(())
     });
     assert_eq!(paused(&daemon), Some(0.0));
+}
+
+#[test]
+fn a_route_whose_target_fails_is_left_alone_and_says_so() {
+    let crm = Crm::start();
+    crm.answer(Stage::Dot, "451 4.3.0 cases@mon-crm.com: our index is down");
+    let daemon = Setup::new(crm.address()).start();
+    let ids: Vec<String> = (0..30).map(|_| daemon.send("aide@solarmora.com")).collect();
+    wait_for("the breaker to open", || {
+        daemon.cli(&["status"]).out.contains("because most attempts fail: 451 4.3.0").then_some(())
+    });
+    let open = || Metrics::of(&daemon).value("pointsman_route_breaker_open", "route", "crm");
+    assert_eq!(open(), Some(1.0));
+    let log = daemon.log();
+    assert!(log.contains(r#""event":"route-backs-off","route":"crm","cause":"failing""#), "{log}");
+    let untried = daemon.rows(&["queue", "list"]).iter().filter(|row| row["attempts"] == 0).count();
+    assert!(untried > 0, "what is parked burns no attempt");
+    crm.take_all();
+    wait_for("all legs to be delivered", || {
+        daemon.cli(&["queue", "retry", "--route", "crm"]);
+        daemon.rows(&["queue", "list"]).is_empty().then_some(())
+    });
+    assert_eq!((crm.mails().len(), open()), (ids.len(), Some(0.0)));
+    assert!(daemon.log().contains("route-reached-again"));
 }
 
 #[test]

@@ -42,6 +42,7 @@ const PURE: &[&str] = &[
     "src/queue/schedule.rs",
     "src/network.rs",
     "src/relay/mx.rs",
+    "src/relay/breaker.rs",
     "src/relay/outcome.rs",
     "src/config/raw.rs",
     "src/config/records.rs",

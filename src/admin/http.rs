@@ -86,6 +86,10 @@ fn describe() {
     describe_gauge!("pointsman_open_legs_oldest_seconds", Unit::Seconds, "Age of the oldest open leg");
     describe_counter!("pointsman_attempts_total", "Delivery attempts by result");
     describe_gauge!("pointsman_route_paused", "1 while a route is paused or backed off");
+    describe_gauge!(
+        "pointsman_route_breaker_open",
+        "1 while a route is left alone: no host reached, or most attempts fail"
+    );
     describe_histogram!("pointsman_accept_seconds", Unit::Seconds, "From the final dot to the reply");
     describe_histogram!("pointsman_delivery_seconds", Unit::Seconds, "From acceptance to the target's 250");
     describe_histogram!("pointsman_commit_seconds", Unit::Seconds, "One group commit of the queue");

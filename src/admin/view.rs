@@ -461,7 +461,7 @@ pub struct StatusView {
     pub backing_off: Vec<BackOffView>,
 }
 
-/// A route none of whose hosts can be reached.
+/// A route that is left alone: no host of it can be reached, or most attempts fail.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackOffView {
     pub route: String,

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::address::Domain;
 use crate::clock::Timestamp;
 use crate::id::LegId;
-use crate::outbound::backoff::Backoff;
 use crate::queue::OwnedLeg;
+use crate::relay::breaker::{Breaker, Change, Health};
 use crate::relay::pool::Open;
 use crate::relay::{Host, Route};
 
@@ -81,7 +81,9 @@ struct Inner {
     workers: usize,
     /// Workers that wait for `work`.
     idle: usize,
-    backoff: Backoff,
+    breaker: Breaker,
+    /// The one leg that is tried while the destination fails.
+    probing: Option<LegId>,
     orphans: Vec<LegId>,
     draining: bool,
 }
@@ -116,7 +118,8 @@ impl Lane {
                 waiting: VecDeque::new(),
                 workers: 0,
                 idle: 0,
-                backoff: Backoff::default(),
+                breaker: Breaker::default(),
+                probing: None,
                 orphans: Vec::new(),
                 draining: false,
             }),
@@ -128,8 +131,14 @@ impl Lane {
     }
 
     /// How many more legs may wait. Twice the sessions keeps them busy while the feeder fetches more.
-    pub(super) fn room(&self) -> usize {
-        self.capacity().saturating_sub(self.inner().waiting.len())
+    pub(super) fn room(&self, now: Duration) -> usize {
+        let inner = self.inner();
+        let capacity = match inner.breaker.is_failing() {
+            true if inner.probing.is_some() || !inner.breaker.wait(now).is_zero() => 0,
+            true => 1,
+            false => self.capacity(),
+        };
+        capacity.saturating_sub(inner.waiting.len())
     }
 
     fn capacity(&self) -> usize {
@@ -166,12 +175,12 @@ impl Lane {
 
     /// How long nobody dials.
     pub(super) fn backs_off(&self, now: Duration) -> Duration {
-        self.inner().backoff.wait(now)
+        self.inner().breaker.wait(now)
     }
 
     /// Nobody works here, nothing waits, and nothing that it knows is worth keeping.
     pub(super) fn is_spent(&self, now: Duration) -> bool {
-        self.is_idle() && self.inner().backoff.is_past(now)
+        self.is_idle() && self.inner().breaker.is_past(now)
     }
 
     /// Nobody works here and nothing waits.
@@ -187,10 +196,10 @@ impl Lane {
         for _ in 0..inner.waiting.len().min(inner.idle) {
             self.work.notify_one();
         }
-        if inner.draining || !inner.backoff.wait(now).is_zero() {
+        if inner.draining || !inner.breaker.wait(now).is_zero() {
             return 0;
         }
-        let window = inner.backoff.window(self.route.concurrency, self.open.count());
+        let window = inner.breaker.window(self.route.concurrency, self.open.count());
         let unserved = inner.waiting.len().saturating_sub(inner.idle);
         let start = unserved.min(window.saturating_sub(inner.workers)).min(most);
         inner.workers += start;
@@ -199,13 +208,18 @@ impl Lane {
 
     pub(super) fn take(&self, has_session: bool, now: Duration) -> Take {
         let mut inner = self.inner();
-        let may_dial = inner.backoff.wait(now).is_zero()
-            && inner.workers <= inner.backoff.window(self.route.concurrency, self.open.count());
+        let may_dial = inner.breaker.wait(now).is_zero()
+            && inner.workers <= inner.breaker.window(self.route.concurrency, self.open.count());
         if inner.draining || !(has_session || may_dial) {
+            return Take::End;
+        }
+        let failing = inner.breaker.is_failing();
+        if failing && (inner.probing.is_some() || !inner.breaker.wait(now).is_zero()) {
             return Take::End;
         }
         match inner.waiting.pop_front() {
             Some(leg) => {
+                inner.probing = failing.then_some(leg.id);
                 // At half the room the feeder fetches more; it may be waiting for nothing else.
                 if inner.waiting.len() == self.capacity() / 2 {
                     self.desk.bell.notify_one();
@@ -240,22 +254,50 @@ impl Lane {
 
     /// A session came about. Says whether a back-off ends with it.
     pub(super) fn reached(&self) -> bool {
-        let reopened = self.inner().backoff.succeeded();
+        let reopened = self.inner().breaker.reached();
         if reopened {
             self.desk.bell.notify_one();
         }
         reopened
     }
 
-    /// An operator does not want to wait for the end of a back-off: one dial is allowed now.
+    /// An attempt that began at `began` told so much of the destination. The legs are those that waited, where the
+    /// breaker opens: nobody tried them.
+    pub(super) fn ended(&self, health: Health, began: Duration, now: Duration) -> (Change, Vec<OwnedLeg>) {
+        let mut inner = self.inner();
+        let change = inner.breaker.ended(health, began, now);
+        let parked = match change {
+            Change::Nothing => return (change, Vec::new()),
+            Change::Opened { .. } => inner.waiting.drain(..).collect(),
+            Change::Closed => Vec::new(),
+        };
+        self.desk.bell.notify_one();
+        (change, parked)
+    }
+
+    /// One leg at a time is tried: the others belong into the store.
+    pub(super) fn is_failing(&self) -> bool {
+        self.inner().breaker.is_failing()
+    }
+
+    /// Nobody works on the leg any more.
+    fn landed(&self, leg: LegId) {
+        let mut inner = self.inner();
+        if inner.probing == Some(leg) {
+            inner.probing = None;
+            self.desk.bell.notify_one();
+        }
+    }
+
+    /// An operator does not want to wait for the end of a back-off: one dial or leg is allowed now.
     pub(super) fn end_wait(&self) {
-        self.inner().backoff.end_wait();
+        self.inner().breaker.end_wait();
     }
 
     /// A dial that began at `began` failed on all hosts.
     pub(super) fn unreachable(&self, leg: OwnedLeg, began: Duration, now: Duration) -> Unreachable {
         let mut inner = self.inner();
-        let wait = inner.backoff.failed(began, now);
+        let wait = inner.breaker.unreachable(began, now);
         self.desk.bell.notify_one();
         if self.open.count() > 0 {
             inner.waiting.push_front(leg);
@@ -272,7 +314,7 @@ impl Lane {
     /// How long until legs that wait may be dialled for again; as long as may be where none wait for that.
     pub(super) fn probe(&self, now: Duration) -> Duration {
         let inner = self.inner();
-        let backoff = inner.backoff.wait(now);
+        let backoff = inner.breaker.wait(now);
         if inner.waiting.is_empty() || backoff.is_zero() { LOOK_MAX } else { backoff }
     }
 
@@ -318,7 +360,9 @@ impl<'a> Flight<'a> {
 
     /// The leg was settled, released or put back.
     pub(super) fn land(mut self) {
-        self.leg = None;
+        if let Some(leg) = self.leg.take() {
+            self.lane.landed(leg);
+        }
     }
 }
 
@@ -326,6 +370,7 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         if let Some(leg) = self.leg.take() {
             self.lane.add_orphan(leg);
+            self.lane.landed(leg);
         }
     }
 }

@@ -50,7 +50,7 @@ impl Lanes {
     /// How many legs may be brought.
     pub(super) fn room(&mut self, monotonic: Duration) -> usize {
         match self {
-            Lanes::One(lane) => lane.room(),
+            Lanes::One(lane) => lane.room(monotonic),
             Lanes::ByDomain(lanes) => match lanes.patience(monotonic) {
                 Some(_) => 0,
                 None => BATCH,
@@ -97,12 +97,24 @@ impl Lanes {
     /// How long the feeder may sleep if nothing rings; `look` is how long until it looks into the store again.
     pub(super) fn sleep(&mut self, look: Duration, monotonic: Duration) -> Duration {
         let look = match self {
-            Lanes::One(lane) if lane.room() > 0 => look.max(lane.backs_off(monotonic)),
-            Lanes::One(_) => LOOK_MAX,
+            Lanes::One(lane) => match lane.backs_off(monotonic) {
+                Duration::ZERO if lane.room(monotonic) == 0 => LOOK_MAX,
+                rest => look.max(rest),
+            },
             Lanes::ByDomain(lanes) => lanes.patience(monotonic).unwrap_or(look),
         };
         let probe = self.all().map(|lane| lane.probe(monotonic)).min().unwrap_or(LOOK_MAX);
         look.min(probe).clamp(Duration::from_millis(1), LOOK_MAX)
+    }
+
+    /// The only destination fails: what is handed over in memory belongs into the store, where one leg at a time is
+    /// fetched from.
+    pub(super) fn is_failing(&self) -> bool {
+        match self {
+            Lanes::One(lane) => lane.is_failing(),
+            // Each of their lanes gives back by itself what it has no place for.
+            Lanes::ByDomain(_) => false,
+        }
     }
 
     pub(super) fn take_orphans(&self) -> Vec<LegId> {
@@ -167,7 +179,7 @@ impl ByDomain {
             };
             let backs_off = lane.backs_off(monotonic);
             // An empty lane takes one leg always: however much the others have, no domain stands still.
-            let full = lane.waiting() > 0 && (lane.room() == 0 || total >= WAITING_MAX);
+            let full = lane.waiting() > 0 && (lane.room(monotonic) == 0 || total >= WAITING_MAX);
             match (backs_off.is_zero(), full) {
                 (true, false) => {
                     total += 1;

@@ -23,6 +23,7 @@ use crate::relay::{Demand, Host, TlsMode};
 use crate::smtp::client::{Answer, Stage, Verdict};
 use crate::srs::{Original, ReturnPath};
 
+mod breaker;
 mod mx;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);

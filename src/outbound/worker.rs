@@ -12,19 +12,19 @@ use crate::contain::{contain, trip};
 use crate::events;
 use crate::id::LegId;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
+use crate::outbound::standing::{self, backed_off, reopened};
 use crate::outbound::{CONFIGURATION_WAIT, Shared, hold, hosts, notify};
-use crate::queue::handover::Trouble;
 use crate::queue::{
     Attempt, Errand, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule,
 };
 use crate::relay::attempt::{Ended, attempt};
+use crate::relay::breaker::Health;
 use crate::relay::dial::{DialError, Security};
 use crate::relay::lookup::Unresolved;
 use crate::relay::mx::NoHost;
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
 use crate::relay::{Demand, Host, TlsMode};
-use crate::scrub::scrub;
 use crate::smtp::client::{Answer, Reuse, Stage, TlsLack, Verdict};
 
 /// Works until there is nothing to do for a while.
@@ -89,6 +89,8 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
     match carry(lane, shared, &leg, kept).await {
         Carried::Attempted(said) => {
             trip("worker-sent");
+            let health = said.health();
+            standing::attempted(lane, shared, &leg, (health, &said.verdict), started.monotonic).await;
             let mut settlement = conclude(shared, &leg, &said, started);
             notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
             finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
@@ -214,6 +216,10 @@ impl Said {
         let peer = lane.domain().map_or(String::new(), ToString::to_string);
         let verdict = Verdict { stage: Stage::Connect, answer: Answer::Connect(why.to_string()) };
         Said { verdict, peer, local: None, dsn: false, no_host: Some(outcome) }
+    }
+
+    fn health(&self) -> Health {
+        outcome::health(&self.verdict, Us { address: self.local })
     }
 
     fn outcome(&self) -> Outcome {
@@ -352,50 +358,6 @@ async fn dial(
         }
     }
     Err(result.expect("`hosts` is never empty, and a fault that ends them is the answer"))
-}
-
-/// `legs` share the answer; the first is the one that was dialled for.
-fn backed_off(lane: &Lane, shared: &Shared, legs: &[OwnedLeg], wait: Duration, words: &str) {
-    // What was found out about a route as it was says nothing of the route as it is.
-    if lane.is_draining() {
-        return;
-    }
-    let (route, leg) = (&lane.route.name, &legs[0]);
-    let why = scrub(words, &leg.target, &leg.alias);
-    match lane.domain() {
-        // What is accepted from now on stays in the store, ownerless, until a dial succeeds.
-        None => {
-            shared.ports.handover.back_off(route, Trouble { until: shared.now().after(wait), why });
-            events::lane_backed_off(route, legs.len(), wait, words, &leg.target, &leg.alias);
-            // It may have been retired at this very moment, and its successor opened before we closed it.
-            if lane.is_draining() {
-                shared.ports.handover.reopen(route);
-            }
-        }
-        // The other domains' mail goes on being handed over.
-        Some(domain) => {
-            events::domain_backed_off(route, domain.as_str(), legs.len(), wait, &why);
-            let trouble = Trouble { until: shared.now().after(wait), why };
-            shared.ports.handover.domain_backs_off(route, domain.as_str(), trouble);
-        }
-    }
-}
-
-fn reopened(lane: &Lane, shared: &Shared) {
-    if lane.is_draining() {
-        return;
-    }
-    let route = &lane.route.name;
-    match lane.domain() {
-        None => {
-            shared.ports.handover.reopen(route);
-            events::lane_reopened(route);
-        }
-        Some(domain) => {
-            shared.ports.handover.domain_reopened(route, domain.as_str());
-            events::domain_reopened(route, domain.as_str());
-        }
-    }
 }
 
 /// No host could be reached: the answer is shared, and the lane backs off.

@@ -232,11 +232,12 @@ impl Handover {
         self.lane(route).is_some_and(|lane| lane.paused.load(Ordering::Relaxed))
     }
 
-    /// Each route, and whether it stands still: paused by an operator, or backing off.
+    /// Each route, whether it stands still (paused by an operator, or backing off), and whether it backs off.
     #[must_use]
-    pub fn standing(&self) -> Vec<(String, bool)> {
+    pub fn standing(&self) -> Vec<(String, bool, bool)> {
         let lanes = self.lanes.read().expect("no code panics while it holds this lock");
-        lanes.iter().map(|(route, lane)| (route.clone(), !lane.takes_legs())).collect()
+        let open = |lane: &Lane| lane.trouble.lock().expect("no code panics while it holds this lock").is_some();
+        lanes.iter().map(|(route, lane)| (route.clone(), !lane.takes_legs(), open(lane))).collect()
     }
 
     /// A domain of the route backs off; the route's lane stays open. Of more than [`DOMAINS_TOLD_MAX`] the others are
@@ -396,10 +397,10 @@ mod tests {
         handover.back_off("crm", Trouble { until: Timestamp(5_000), why: "connection refused".into() });
         handover.reopen("crm");
         assert!(handover.is_paused("crm") && handover.reserve("crm").is_none());
-        assert_eq!(handover.standing(), [("crm".to_owned(), true)]);
+        assert_eq!(handover.standing(), [("crm".to_owned(), true, false)]);
         handover.resume("crm");
         assert!(handover.reserve("crm").is_some());
-        assert_eq!(handover.standing(), [("crm".to_owned(), false)]);
+        assert_eq!(handover.standing(), [("crm".to_owned(), false, false)]);
     }
 
     #[test]

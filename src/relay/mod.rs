@@ -1,6 +1,6 @@
 //! Relaying: one leg and one route go in, one outcome comes out.
 //!
-//! `route` says where to, `mx` which hosts a domain has, `outcome` reads the remote's answers, `dial` opens a session (mail-send's only user) on a `stream`,
+//! `route` says where to, `mx` which hosts a domain has, `outcome` reads the remote's answers, `breaker` says when a destination is left alone, `dial` opens a session (mail-send's only user) on a `stream`,
 //! `attempt` leads one transaction on it, `pool` keeps sessions for reuse. The conductor, `outbound`, puts them
 //! in sequence.
 
@@ -9,6 +9,7 @@ pub mod route;
 pub mod mx;
 #[cfg(feature = "daemon")]
 pub mod lookup;
+pub mod breaker;
 pub mod outcome;
 #[cfg(feature = "daemon")]
 pub mod stream;

@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::queue::{Reason, State};
+use crate::relay::breaker::Health;
 use crate::reply::{Enhanced, Reply};
 use crate::smtp::client::{Answer, Stage, TlsLack, Verdict};
 
@@ -90,6 +91,33 @@ fn read_refusal(stage: Stage, reply: &Reply, us: Us) -> Outcome {
         (7, detail) if is_authentication(detail, &text) => Outcome::Quarantine(Reason::RemoteAuth),
         (7, _) => Outcome::Quarantine(Reason::RemoteContent),
         _ => Outcome::Bounce(Reason::Permfail),
+    }
+}
+
+/// What a verdict says of the destination itself.
+pub fn health(verdict: &Verdict, us: Us) -> Health {
+    match &verdict.answer {
+        Answer::Reply(reply) if reply.is_permanent() => match read_refusal(verdict.stage, reply, us) {
+            Outcome::RouteFault => Health::Ill,
+            // It has judged a message.
+            Outcome::Delivered
+            | Outcome::Retry(_)
+            | Outcome::Hold(..)
+            | Outcome::Quarantine(_)
+            | Outcome::Bounce(_) => Health::Well,
+        },
+        Answer::Reply(reply) if reply.is_transient() => {
+            // RFC 3463 §3.2, §3.3: X.1 and X.2 are about an address and its mailbox; so is 450 by RFC 5321 §4.2.3.
+            let of_mailbox = match reply.enhanced {
+                Some(enhanced) => matches!(enhanced.1, 1 | 2),
+                None => reply.code == 450,
+            };
+            if verdict.stage == Stage::Rcpt && of_mailbox { Health::Unknown } else { Health::Ill }
+        }
+        Answer::Reply(_) => Health::Well,
+        Answer::Lost(_) | Answer::Garbled(_) | Answer::Timeout | Answer::Connect(_) | Answer::Tls(_) => Health::Ill,
+        // We looked at what it offers and at what this leg needs.
+        Answer::Smtputf8Missing | Answer::TooLarge { .. } | Answer::RequireTls(_) => Health::Unknown,
     }
 }
 
@@ -405,5 +433,36 @@ mod tests {
         assert_eq!(content.state(Expiry::Reached, Duration::ZERO, Refused::Ends).0, State::Quarantined);
         let bounce = Outcome::Bounce(Reason::Permfail);
         assert_eq!(bounce.state(Expiry::Ahead, Duration::ZERO, Refused::Ends).0, State::Bounced);
+    }
+
+    #[test]
+    fn what_is_said_of_one_message_is_not_said_of_the_destination() {
+        use Health::{Ill, Unknown, Well};
+        for (stage, text, want) in [
+            (Stage::Dot, "250 taken", Well),
+            (Stage::Dot, "554 5.7.1 spam", Well),
+            (Stage::Rcpt, "550 5.1.1 no such user", Well),
+            (Stage::Rcpt, "452 4.2.2 full", Unknown),
+            (Stage::Rcpt, "450 4.1.1 not now", Unknown),
+            (Stage::Rcpt, "450 busy mailbox", Unknown),
+            (Stage::Rcpt, "451 4.7.1 greylisted", Ill),
+            (Stage::Rcpt, "452 4.3.1 no room", Ill),
+            (Stage::Rcpt, "554 5.7.1 listed by spamhaus", Ill),
+            (Stage::Dot, "452 4.2.2 full", Ill),
+            (Stage::Mail, "421 too many", Ill),
+            (Stage::Mail, "550 5.7.1 not from you", Ill),
+        ] {
+            let verdict = Verdict { stage, answer: Answer::Reply(reply(text)) };
+            assert_eq!(health(&verdict, US), want, "{stage:?} {text}");
+        }
+        for (answer, want) in [
+            (Answer::Timeout, Ill),
+            (Answer::Lost("gone".to_owned()), Ill),
+            (Answer::Tls("bad".to_owned()), Ill),
+            (Answer::Smtputf8Missing, Unknown),
+            (Answer::TooLarge { limit: 1 }, Unknown),
+        ] {
+            assert_eq!(health(&Verdict { stage: Stage::Mail, answer }, US), want);
+        }
     }
 }

@@ -23,7 +23,12 @@ mx.example A 9.9.9.26
 silent.example SERVFAIL MX
 ";
 
-fn world(moods: &[(&'static str, Mood)]) -> World {
+/// It answers every RCPT with a 4xx that is not about the mailbox.
+pub(super) fn failing_for_an_hour(at: Duration) -> Way {
+    if at < HOUR { Way::Rcpt("451 4.7.1 our own trouble") } else { Way::Well }
+}
+
+pub(super) fn world(moods: &[(&'static str, Mood)]) -> World {
     world_with(moods, mx_route("default", 4))
 }
 
@@ -37,7 +42,7 @@ impl World {
         OwnedLeg { target: Mailbox::parse(&format!("cases@{domain}")).unwrap(), ..self.leg(message, "default") }
     }
 
-    fn accept_to(&self, message: i64, domain: &str) {
+    pub(super) fn accept_to(&self, message: i64, domain: &str) {
         self.accept_leg(self.leg_to(message, domain));
     }
 
