@@ -38,6 +38,7 @@
 // Words.
 pub mod address;
 pub mod network;
+pub mod units;
 pub mod reply;
 pub mod envelope;
 pub mod clock;

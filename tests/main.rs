@@ -31,5 +31,6 @@ mod faults;
 mod fuzz;
 mod mx;
 mod reload;
+mod rules;
 mod telling;
 mod monitoring;

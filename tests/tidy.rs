@@ -46,7 +46,7 @@ const PURE: &[&str] = &[
     "src/relay/outcome.rs",
     "src/config/raw.rs",
     "src/config/records.rs",
-    "src/config/units.rs",
+    "src/units.rs",
     "src/bounce/",
     "src/admin/pages.rs",
     "src/admin/replan.rs",

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pointsman::address::{Mailbox, ReversePath};
+use pointsman::clock::Timestamp;
 use pointsman::diagnostic::{Report, Source};
+use pointsman::message::reading::{Reading, Wanted};
 use pointsman::reply::NOT_OURS;
 use pointsman::rules::{
     AuthFacts, Consideration, Decision, Fact, Facts, LegKind, RuleSet, Surroundings, Verdict, parse,
@@ -27,8 +29,7 @@ pub fn check(data: &[u8]) {
     let named = rules.rule_names().chain([recipient]).filter_map(|name| Mailbox::parse(name).ok());
     for recipient in named.chain(rules.postmaster()).take(RECIPIENTS_MAX) {
         let client = Some("192.0.2.7".parse().expect("it is an address"));
-        let (auth, score) = (Fact::Unknown, Fact::Unknown);
-        let facts = Facts { recipient: &recipient, sender: &sender, client, helo: Some(helo), auth, score };
+        let facts = Facts { client, helo: Some(helo), ..Facts::of(&recipient, &sender, AT) };
         assert_decisions(&rules, &facts, text);
         if let Some(strict) = strict.as_ref().filter(|_| !is_role(&recipient)) {
             // A reject wins over whatever else applies.
@@ -67,6 +68,7 @@ fn assert_decisions(rules: &RuleSet, before: &Facts<'_>, text: &str) {
         .filter(|word| word.is_some_and(|word| text.contains(word)))
         .chain([None])
         .collect();
+    let readings = readings(text);
     // Enough of them is enough.
     let words = &words[words.len().saturating_sub(WORDS_MAX)..];
     let mut refusals = 0;
@@ -75,7 +77,12 @@ fn assert_decisions(rules: &RuleSet, before: &Facts<'_>, text: &str) {
         let word = |check: u32| words[n / words.len().pow(check) % words.len()];
         let auth = AuthFacts { spf: word(0), dkim: word(1), dmarc: word(2), arc: word(3) };
         let score = SCORES[n / words.len().pow(4)];
-        let facts = Facts { auth: Fact::Known(auth), score: Fact::Known(score), ..before.clone() };
+        let facts = Facts {
+            auth: Fact::Known(auth),
+            score: Fact::Known(score),
+            message: Fact::Known(&readings[n % readings.len()]),
+            ..before.clone()
+        };
         let after = rules.decide(&facts);
         refusals += usize::from(matches!(after.verdict, Verdict::Reject(_)));
         match &at_rcpt.verdict {
@@ -96,8 +103,10 @@ fn assert_decisions(rules: &RuleSet, before: &Facts<'_>, text: &str) {
             assert!(!explanation.render().is_empty());
         }
     }
-    // A bound of the score may lie between those that were tried, and a key may be written with escapes.
-    let complete = words.len() < WORDS_MAX && !text.contains("score") && !text.contains('\\');
+    // A bound of the score may lie between those that were tried, a key may be written with escapes, and nobody
+    // tries all messages.
+    let complete =
+        words.len() < WORDS_MAX && !text.contains("score") && !text.contains('\\') && rules.wanted().is_nothing();
     assert!(at_rcpt.verdict != Verdict::Undecided || refusals < all || !complete, "{recipient} can be refused at RCPT");
 }
 
@@ -122,6 +131,14 @@ fn assert_sound(rules: &RuleSet, recipient: &Mailbox, decision: &Decision) {
     }
 }
 
+/// A message of nothing, and one that says what the rules say.
+fn readings(text: &str) -> [Reading; 2] {
+    let head = format!("From: a@example.org\r\nSubject: {}\r\nPrecedence: bulk\r\n", text.replace(['\r', '\n'], " "));
+    let wanted = Wanted { header: true, fields: true, text: true, attachments: true };
+    let message = format!("{head}\r\n{text}");
+    [Reading::default(), Reading::of(head.as_bytes(), message.as_bytes(), message.len() as u64, wanted)]
+}
+
 /// RFC 5321 §4.5.1 and RFC 2142: these are taken whatever the rules say of everybody.
 fn is_role(recipient: &Mailbox) -> bool {
     let local = recipient.plain_local().to_lowercase();
@@ -129,6 +146,7 @@ fn is_role(recipient: &Mailbox) -> bool {
     matches!(untagged, "postmaster" | "abuse")
 }
 
+const AT: Timestamp = Timestamp(1_800_000_000_000);
 const REJECT_ALL: &str = "[[rule]]\nname = 'the first rule'\ncontinue = true\nreject = 'no'\n";
 const WORDS: &[&str] = &["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
 const WORDS_MAX: usize = 4;

@@ -11,11 +11,11 @@ use tokio::sync::Mutex;
 use super::control::{Asker, Control, Line, Stop};
 use super::peer::Peer;
 use crate::clock::Timestamp;
-use crate::config::units;
 use crate::events;
 use crate::queue::StoreError;
 use crate::queue::handover::Handover;
 use crate::queue::sqlite::{PauseRow, SqliteStore};
+use crate::units;
 
 impl Control {
     pub(super) async fn pause(

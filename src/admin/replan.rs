@@ -16,6 +16,7 @@ use crate::bounce::Authentication;
 use crate::clock::Timestamp;
 use crate::id::LegId;
 use crate::inbound::Ruling;
+use crate::message::reading::{Reading, Wanted};
 use crate::queue::sqlite::{LegRow, MessageRow, Replacement};
 use crate::queue::{Reason, State};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegPlan, Verdict};
@@ -91,22 +92,60 @@ fn decide(
 ) -> Result<Decision, String> {
     let recipient = Mailbox::parse(&leg.recipient).map_err(|error| format!("{}: {error}", leg.id))?;
     let sender = ReversePath::parse(&message.sender).map_err(|error| format!("{}: {error}", leg.id))?;
+    let envelope = RecordedEnvelope { client: &message.client, helo: &message.helo, protocol: &message.protocol };
+    let reading = recorded_reading(recorded, ruling.rules.wanted());
     let facts = Facts {
-        recipient: &recipient,
-        sender: &sender,
-        client: message.client.parse::<IpAddr>().ok(),
-        helo: Some(&message.helo),
-        auth: Fact::Known(recorded_auth(recorded)),
-        score: Fact::Known(SpamReport::recorded(&recorded["spam"]).map(|report| report.score)),
+        message: reading.as_ref().map_or(Fact::Unknown, Fact::Known),
+        ..recorded_facts(&recipient, &sender, message.received, &envelope, recorded)
     };
     let original = originals.get(&leg.recipient).and_then(Option::as_ref);
-    Ok(ruling.decide(&facts, Fact::Known(original), message.received))
+    let decision = ruling.decide(&facts, Fact::Known(original), message.received);
+    if decision.verdict == Verdict::Undecided {
+        return Err(format!("{}: today's rules ask for what was not recorded of the message", leg.id));
+    }
+    Ok(decision)
+}
+
+/// What the ledger keeps of the session.
+pub struct RecordedEnvelope<'m> {
+    pub client: &'m str,
+    pub helo: &'m str,
+    /// As in Received.
+    pub protocol: &'m str,
+}
+
+/// What was known of a message when it came in, but for the message itself ([`recorded_reading`]).
+#[must_use]
+pub fn recorded_facts<'a>(
+    recipient: &'a Mailbox,
+    sender: &'a ReversePath,
+    at: Timestamp,
+    envelope: &RecordedEnvelope<'a>,
+    recorded: &Value,
+) -> Facts<'a> {
+    Facts {
+        client: envelope.client.parse::<IpAddr>().ok(),
+        helo: Some(envelope.helo),
+        // RFC 3848: ESMTPS, UTF8SMTPS …
+        tls: envelope.protocol.contains("SMTPS"),
+        auth: Fact::Known(recorded_auth(recorded)),
+        score: Fact::Known(SpamReport::recorded(&recorded["spam"]).map(|report| report.score)),
+        ..Facts::of(recipient, sender, at)
+    }
+}
+
+/// What is recorded of the message itself; `None` where rules want more than that.
+#[must_use]
+pub fn recorded_reading(recorded: &Value, wanted: Wanted) -> Option<Reading> {
+    if wanted.is_nothing() {
+        return Some(Reading::default());
+    }
+    Reading::recorded(&recorded["message"]).filter(|_| wanted.is_recorded())
 }
 
 /// What the checks found when the message came in, out of its recorded `facts`: today they would find something else, or
 /// nothing.
-#[must_use]
-pub fn recorded_auth(facts: &Value) -> AuthFacts {
+fn recorded_auth(facts: &Value) -> AuthFacts {
     let word = |check: &str| facts["auth"][check].as_str();
     AuthFacts::recorded(word("spf"), word("dkim"), word("dmarc"), word("arc"))
 }

@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 
 use super::configuration::ConfigurationView;
 use crate::clock::Timestamp;
-use crate::config::units;
 use crate::events;
 use crate::id::{LegId, MessageId};
 use crate::queue::sqlite::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, RefusedFilter};
 use crate::queue::{Reason, Refused, State};
+use crate::units;
 
 /// A filter as typed: words, not yet looked at.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

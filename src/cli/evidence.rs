@@ -11,14 +11,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::address::{Mailbox, ReversePath};
-use crate::admin::replan;
+use crate::admin::replan::{self, RecordedEnvelope};
 use crate::admin::view::{ActionView, AttemptView, LegView, MessageView};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::events::{masked, quoted};
 use crate::rules::{Consideration, Fact, Facts, RuleSet};
 use crate::scrub::scrub;
-use crate::spam::SpamReport;
 
 /// Whether intake addresses are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +105,12 @@ fn considered(out: &mut String, message: &MessageView, rules: &RuleSet) {
     let Ok(sender) = ReversePath::parse(&message.sender) else { return };
     let recipients: BTreeSet<&str> = message.legs.iter().map(|leg| leg.recipient.as_str()).collect();
     for recipient in recipients.into_iter().filter_map(|text| Mailbox::parse(text).ok()) {
+        let at = message.received.parse::<jiff::Timestamp>().map_or(Timestamp(0), |at| Timestamp(at.as_millisecond()));
+        let envelope = RecordedEnvelope { client: &message.client, helo: &message.helo, protocol: &message.protocol };
+        let reading = replan::recorded_reading(&recorded, rules.wanted());
         let explanation = rules.explain(&Facts {
-            recipient: &recipient,
-            sender: &sender,
-            client: message.client.parse().ok(),
-            helo: Some(&message.helo),
-            auth: Fact::Known(replan::recorded_auth(&recorded)),
-            score: Fact::Known(SpamReport::recorded(&recorded["spam"]).map(|report| report.score)),
+            message: reading.as_ref().map_or(Fact::Unknown, Fact::Known),
+            ..replan::recorded_facts(&recipient, &sender, at, &envelope, &recorded)
         });
         let _ = writeln!(out, "  for {}", quoted(recipient.as_str()));
         for rule in &explanation.considered {

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::Ended;
 use crate::address::{Mailbox, ReversePath};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
+use crate::message::reading::{Reading, Wanted};
 use crate::message::{Head, Header};
 use crate::relay::route::MX_IS_BUILT;
 use crate::relay::{Route, TlsMode};
@@ -30,10 +32,13 @@ pub(super) struct ExplainArgs {
     /// The client's name in EHLO
     #[arg(long)]
     helo: Option<String>,
-    /// A message, as a file
+    /// It arrives over TLS
+    #[arg(long)]
+    tls: bool,
+    /// A message, as a file; without one, what asks for it stays open
     #[arg(long, value_name = "F.eml")]
     message: Option<PathBuf>,
-    /// When it arrives (RFC 3339); no condition on time is built yet
+    /// When it arrives (RFC 3339); default: now
     #[arg(long, value_name = "TIME")]
     at: Option<jiff::Timestamp>,
     /// One JSON object
@@ -51,14 +56,17 @@ pub(super) fn run(config: &Path, args: &ExplainArgs) -> anyhow::Result<Ended> {
             return Ok(Ended::Findings);
         }
     };
-    let header = args.message.as_deref().map(read_header).transpose()?;
+    let message = args.message.as_deref().map(|path| read_message(path, config.rules.wanted())).transpose()?;
+    let (header, reading) = message.unzip();
+    let at = args.at.map_or_else(|| SystemClock::new().now(), |at| Timestamp(at.as_millisecond()));
     let facts = Facts {
-        recipient: &recipient,
-        sender: &sender,
         client: args.client,
         helo: args.helo.as_deref(),
+        tls: args.tls,
         auth: Fact::Known(AuthFacts::default()),
         score: Fact::Known(None),
+        message: reading.as_ref().map_or(Fact::Unknown, Fact::Known),
+        ..Facts::of(&recipient, &sender, at)
     };
     let explanation = config.rules.explain(&facts);
     if args.json {
@@ -81,11 +89,12 @@ fn complain(what: &str, text: &str, error: &crate::address::AddressError) {
     eprintln!("pointsman: the {what} `{text}` is no address: {error}");
 }
 
-fn read_header(path: &Path) -> anyhow::Result<Header> {
+fn read_message(path: &Path, wanted: Wanted) -> anyhow::Result<(Header, Reading)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut head = Head::default();
     head.push(&bytes);
-    Ok(Header::index(head.as_bytes()))
+    let reading = Reading::of(head.as_bytes(), &bytes, bytes.len() as u64, wanted);
+    Ok((Header::index(head.as_bytes()), reading))
 }
 
 fn print_text(explanation: &Explanation, config: &Config, sender: &ReversePath, header: Option<&Header>) {

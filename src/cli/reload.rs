@@ -10,8 +10,8 @@ use clap::{Args, Subcommand};
 use super::{Ended, Output, ask};
 use crate::admin::configuration::{AcceptedView, ChangesView, NamesView, ReloadView, history, shown};
 use crate::admin::control::{Line, Request};
-use crate::config::units;
 use crate::reload::{CONFIRM_MAX, CONFIRM_MIN, start};
+use crate::units;
 
 #[derive(Debug, Args)]
 pub(super) struct ReloadArgs {

@@ -22,7 +22,7 @@ use crate::spam::Settings as SpamSettings;
 use crate::srs::Srs;
 use crate::tls;
 
-pub mod units;
+pub use crate::units;
 pub mod spam;
 pub mod raw;
 pub mod files;

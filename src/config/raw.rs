@@ -12,12 +12,13 @@ use crate::document::{Document, Section, Value};
 use crate::network::Network;
 use crate::relay::{Chunking, Family, TlsMode};
 
+use super::ListenerTls;
 use super::spam::{self, RawSpam};
-use super::{ListenerTls, units};
 use crate::auth::disposition::{DmarcMode, OnTemperror, Settings};
 use crate::auth::verify;
 use crate::log::Format as LogFormat;
 use crate::srs::DOMAIN_OCTETS_MAX;
+use crate::units;
 
 /// The file.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use crate::document::{Section, Value};
 use crate::spam::blocklist::LISTS_MAX;
 use crate::spam::{Bands, Engine, OnError, Settings, rspamd};
 
-use super::units;
+use crate::units;
 
 /// The section.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use crate::bounce::Authentication;
 use crate::events;
 use crate::message::Header;
 use crate::message::origin::Origin;
+use crate::queue::budget::Permit;
 use crate::queue::{BodyReader, Reason, StoredBody};
 use crate::reply::{self, Refusal};
 use crate::rules::AuthFacts;
@@ -149,13 +150,8 @@ impl Inbound {
         subject: Subject<'_>,
         body: &StoredBody,
     ) -> Result<AuthReport, Refusal> {
-        // Held until the checks are made: whole messages in memory are what a flood of large ones would cost.
-        let size = usize::try_from(body.len()).unwrap_or(usize::MAX);
-        let _permit = match body.in_memory() {
-            Some(_) => None,
-            None => Some(self.verification.take(size, PERMIT_WAIT).await.ok_or_else(busy)?),
-        };
-        let subject = Subject { message: whole(body).await?, ..subject };
+        let (_permit, message) = self.whole(body).await?;
+        let subject = Subject { message, ..subject };
         let report = checker.check(&settings.checks, &subject).await;
         for (check, word) in [
             ("spf", report.spf_word()),
@@ -169,6 +165,19 @@ impl Inbound {
             }
         }
         Ok(report)
+    }
+}
+
+impl Inbound {
+    /// The message's octets in one piece, with a permit to be held as long as they are: whole messages in memory are what a
+    /// flood of large ones would cost.
+    pub(super) async fn whole(&self, body: &StoredBody) -> Result<(Option<Permit>, Bytes), Refusal> {
+        let size = usize::try_from(body.len()).unwrap_or(usize::MAX);
+        let permit = match body.in_memory() {
+            Some(_) => None,
+            None => Some(self.verification.take(size, PERMIT_WAIT).await.ok_or_else(busy)?),
+        };
+        Ok((permit, whole(body).await?))
     }
 }
 

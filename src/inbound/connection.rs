@@ -355,8 +355,8 @@ fn recipient_answer(
     recipient: &Mailbox,
     envelope: &Envelope,
 ) -> Result<(), Refusal> {
-    let facts = journey::facts(client, envelope, recipient, (Fact::Unknown, Fact::Unknown));
-    match ruling.decide(&facts, Fact::Unknown, inbound.clock.now()).verdict {
+    let now = inbound.clock.now();
+    match ruling.decide(&journey::facts(client, envelope, recipient, now), Fact::Unknown, now).verdict {
         Verdict::Accept { .. } | Verdict::Undecided => {
             events::recipient_accepted();
             Ok(())

@@ -15,13 +15,14 @@ use crate::clock::Timestamp;
 use crate::envelope::{Client, Envelope};
 use crate::events;
 use crate::id::MessageId;
+use crate::message::reading::Reading;
 use crate::message::{Head, Header};
 use crate::queue::handover::Slot;
 use crate::queue::{
     BodyWriter, DedupeKey, Errand, NewLeg, NewMessage, Notices, Queued, Reason, State, StoreError, StoredBody,
 };
 use crate::reply::{self, Refusal};
-use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegKind, LegPlan, Verdict};
+use crate::rules::{Action, Decision, Fact, Facts, Fate, LegKind, LegPlan, Verdict};
 use crate::srs::Original;
 use crate::stamp;
 
@@ -62,7 +63,8 @@ impl Inbound {
         };
 
         let originals = self.originals(ruling, &message).await?;
-        let mut planned = combine(decide(ruling, &message, (&checked, &scored), &originals), &scored)?;
+        let reading = self.read_for_rules(ruling, &message, &body).await?;
+        let mut planned = combine(decide(ruling, &message, (&checked, &scored, &reading), &originals), &scored)?;
         if let Some((reason, why)) = &checked.quarantine {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
         }
@@ -71,7 +73,7 @@ impl Inbound {
             return Err(Refusal::new(reply::TOO_MANY_LEGS));
         }
 
-        let record = record(ruling, &message, &header, &body, (&checked, &scored), id);
+        let record = record(ruling, &message, &header, &body, (&checked, &scored, &reading), id);
         let body_hash = body_hash(ruling, &planned, &message, &body).await?;
         let mut legs = Vec::with_capacity(planned.len());
         let mut slots = Vec::new();
@@ -99,6 +101,27 @@ impl Inbound {
         let took = self.clock.monotonic().saturating_sub(started);
         self.report(&message, (id, size, &header.message_id), &planned, took);
         Ok(queued)
+    }
+
+    /// What the rules ask for of the message; nothing where they ask for nothing.
+    async fn read_for_rules(
+        &self,
+        ruling: &Ruling,
+        message: &Arrived<'_>,
+        body: &StoredBody,
+    ) -> Result<Reading, Refusal> {
+        let (wanted, head) = (ruling.rules.wanted(), message.head.as_bytes());
+        if wanted.is_nothing() {
+            return Ok(Reading::default());
+        }
+        if !wanted.needs_body() {
+            return Ok(Reading::of(head, &[], body.len(), wanted));
+        }
+        let (_permit, octets) = self.whole(body).await?;
+        let (head, size) = (head.to_vec(), body.len());
+        // Fifty megabytes of archives take longer to decode than a session may be in another's way.
+        let reading = tokio::task::spawn_blocking(move || Reading::of(&head, &octets, size, wanted)).await;
+        reading.map_err(|_| Refusal::new(reply::LOCAL_ERROR))
     }
 
     /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
@@ -160,9 +183,10 @@ pub(super) fn facts<'a>(
     client: &'a Client,
     envelope: &'a Envelope,
     recipient: &'a Mailbox,
-    (auth, score): (Fact<AuthFacts>, Fact<Option<f64>>),
+    at: Timestamp,
 ) -> Facts<'a> {
-    Facts { recipient, sender: &envelope.sender, client: Some(client.ip), helo: Some(&client.helo), auth, score }
+    let (client, helo, tls) = (Some(client.ip), Some(client.helo.as_str()), client.tls);
+    Facts { client, helo, tls, ..Facts::of(recipient, &envelope.sender, at) }
 }
 
 /// The reply for a store that cannot: our trouble is never a 5xx.
@@ -221,14 +245,18 @@ impl Planned {
 fn decide(
     ruling: &Ruling,
     message: &Arrived<'_>,
-    (checked, scored): (&Checked, &Scored),
+    (checked, scored, reading): (&Checked, &Scored, &Reading),
     originals: &[Option<Original>],
 ) -> Vec<(Mailbox, Decision)> {
     let recipients = message.envelope.recipients.iter().zip(originals);
     recipients
         .map(|(recipient, original)| {
-            let known = (Fact::Known(checked.facts()), Fact::Known(scored.score()));
-            let facts = facts(message.client, &message.envelope, recipient, known);
+            let facts = Facts {
+                auth: Fact::Known(checked.facts()),
+                score: Fact::Known(scored.score()),
+                message: Fact::Known(reading),
+                ..facts(message.client, &message.envelope, recipient, message.at)
+            };
             (recipient.clone(), ruling.decide(&facts, Fact::Known(original.as_ref()), message.at))
         })
         .collect()
@@ -318,7 +346,7 @@ fn record(
     message: &Arrived<'_>,
     header: &Header,
     body: &StoredBody,
-    (checked, scored): (&Checked, &Scored),
+    (checked, scored, reading): (&Checked, &Scored, &Reading),
     id: MessageId,
 ) -> NewMessage {
     let client = Client { ptr: checked.ptr.clone(), ..message.client.clone() };
@@ -341,16 +369,20 @@ fn record(
         subject: header.subject.clone(),
         message_id: header.message_id.clone(),
         prefix,
-        facts: recorded_facts(message, checked, scored),
+        facts: recorded_facts(ruling, message, (checked, scored, reading)),
         rules_hash: ruling.rules.hash().to_owned(),
         body: body.clone(),
     }
 }
 
 /// What the rules saw, for `explain`, `diff` and `redecide`.
-fn recorded_facts(message: &Arrived<'_>, checked: &Checked, scored: &Scored) -> String {
+fn recorded_facts(
+    ruling: &Ruling,
+    message: &Arrived<'_>,
+    (checked, scored, reading): (&Checked, &Scored, &Reading),
+) -> String {
     let recipients: Vec<&str> = message.envelope.recipients.iter().map(Mailbox::as_str).collect();
-    serde_json::json!({
+    let mut facts = serde_json::json!({
         "client": message.client.ip,
         "helo": message.client.helo,
         "sender": message.envelope.sender.to_string(),
@@ -358,8 +390,11 @@ fn recorded_facts(message: &Arrived<'_>, checked: &Checked, scored: &Scored) -> 
         "authenticated": checked.authentication == Authentication::Proven,
         "auth": checked.record(),
         "spam": scored.record(),
-    })
-    .to_string()
+    });
+    if !ruling.rules.wanted().is_nothing() {
+        facts["message"] = reading.record();
+    }
+    facts.to_string()
 }
 
 fn new_leg(

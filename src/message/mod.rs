@@ -1,7 +1,8 @@
 //! A message as its bytes: where the header ends, which fields it has and where each stands.
 //!
 //! Only the places of fields are kept: whatever is sent on is cut out of the original by byte ranges, never written again.
-//! mail-parser decodes the Subject for people. `origin` reads Received fields, `content` what a reader would see. The body
+//! mail-parser decodes the Subject for people. `origin` reads Received fields, `content` what a reader would see, `reading` what rules
+//! compare. The body
 //! is not parsed for the index; it may be in a file already.
 
 use std::ops::Range;
@@ -10,6 +11,7 @@ use mail_parser::{HeaderForm, HeaderName, MessageParser};
 
 pub mod content;
 pub mod origin;
+pub mod reading;
 
 /// Takes a message's bytes as they arrive and keeps the header section (RFC 5322 §2.1), up to a limit.
 #[derive(Debug, Default)]

@@ -123,7 +123,7 @@ fn take_retargeted<'r>(
 
 /// The same but for its place, and for what its targets are.
 fn is_same(old: &Rule, new: &Rule) -> bool {
-    let Rule { name: _, place: _, when, then, continues } = old;
+    let Rule { name: _, place: _, when, then, continues, names_recipients: _ } = old;
     let by_name = |then: &Then| Then { to: None, also: Vec::new(), ..then.clone() };
     *when == new.when
         && *continues == new.continues

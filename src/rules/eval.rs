@@ -1,34 +1,39 @@
 //! Facts in, decision out.
 //!
 //! [`RuleSet::decide`] and `explain` share `walk`: it takes the rules in order, then the alias, then the domain, and
-//! `conclude` makes the verdict out of those that applied. Evaluation is three-valued: an authentication result that
-//! or a score that
-//! is not known yet makes a walk stop and say what it needs. `decide` then tries every answer that some
-//! rule tells apart, and commits itself only to what they all agree on, or where they all refuse.
+//! `conclude` makes the verdict out of those that applied. Evaluation is three-valued: what is not known yet makes a
+//! walk stop and say what it needs. For check results and scores, of which there are few that rules tell apart, `decide`
+//! tries them all and commits itself only to what they agree on, or where they all refuse. For what stands in the
+//! message it asks whether anything in it could make the recipient accepted, and else refuses.
 
 use std::net::IpAddr;
 
 use crate::address::{Domain, Mailbox, ReversePath};
+use crate::clock::Timestamp;
+use crate::message::reading::Reading;
 use crate::reply;
 use crate::reply::Refusal;
 
-use super::pattern::Pattern;
-use super::set::{Check, Condition, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
-use super::{Action, AuthFacts, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+use super::condition::{Missing, Truth, truth};
+use super::facts::{AuthFacts, Fact, Facts};
+use super::set::{OurDomain, Rule, RuleSet, Target, Then, sender_key};
+use super::{Action, Bounces, Decision, LegKind, LegPlan, OnSpam, Verdict};
 
 /// One recipient's facts in the forms that conditions compare.
 pub(super) struct Subject<'f> {
-    recipient: &'f Mailbox,
+    pub(super) recipient: &'f Mailbox,
     pub(super) key: String,
     /// The key without its plus tag, where it has one.
     untagged: Option<String>,
     /// What patterns are held against.
-    recipient_texts: Vec<String>,
-    sender: &'f ReversePath,
-    sender_texts: Vec<String>,
-    sender_key: String,
-    client: Option<IpAddr>,
-    helo: Option<String>,
+    pub(super) recipient_texts: Vec<String>,
+    pub(super) sender: &'f ReversePath,
+    pub(super) sender_texts: Vec<String>,
+    pub(super) sender_key: String,
+    pub(super) client: Option<IpAddr>,
+    pub(super) helo: Option<String>,
+    pub(super) tls: bool,
+    pub(super) at: Timestamp,
 }
 
 impl<'f> Subject<'f> {
@@ -45,13 +50,22 @@ impl<'f> Subject<'f> {
             sender_key,
             client: facts.client,
             helo: facts.helo.map(str::to_lowercase),
+            tls: facts.tls,
+            at: facts.at,
         }
     }
 
     /// The keys under which an exact condition may find the recipient.
-    fn keys(&self, plus_strip: bool) -> impl Iterator<Item = &str> {
+    pub(super) fn keys(&self, plus_strip: bool) -> impl Iterator<Item = &str> {
         let untagged = self.untagged.as_deref().filter(|_| plus_strip);
         std::iter::once(self.key.as_str()).chain(untagged)
+    }
+
+    /// What stands behind the plus, in lower case.
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.untagged.as_ref()?;
+        let (local, _) = self.key.rsplit_once('@')?;
+        local.split_once('+').map(|(_, tag)| tag)
     }
 }
 
@@ -74,36 +88,20 @@ pub(super) fn untagged(key: &str) -> Option<String> {
 
 /// What is found out after the final dot, each known or not.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    checks: [Fact<Option<&'static str>>; 4],
-    score: Fact<Option<f64>>,
+pub(super) struct Found<'f> {
+    pub(super) checks: [Fact<Option<&'static str>>; 4],
+    pub(super) score: Fact<Option<f64>>,
+    pub(super) message: Fact<&'f Reading>,
 }
 
-impl Found {
-    pub(super) fn new(facts: &Facts<'_>) -> Found {
+impl<'f> Found<'f> {
+    pub(super) fn new(facts: &Facts<'f>) -> Found<'f> {
         let checks = match facts.auth {
             Fact::Unknown => [Fact::Unknown; 4],
             Fact::Known(AuthFacts { spf, dkim, dmarc, arc }) => [spf, dkim, dmarc, arc].map(Fact::Known),
         };
-        Found { checks, score: facts.score }
+        Found { checks, score: facts.score, message: facts.message }
     }
-}
-
-/// What a condition needs that is not known yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    Check(Check),
-    Score,
-}
-
-/// Whether all conditions of a rule hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Truth {
-    Holds,
-    /// The condition at this position is the first that does not.
-    Fails(usize),
-    /// No condition fails for certain, and the one at this position needs this.
-    Unknown(usize, Missing),
 }
 
 /// Which rules a walk looks at. Both give the same verdict.
@@ -129,9 +127,13 @@ impl RuleSet {
         self.complete(&Subject::new(facts), Found::new(facts))
     }
 
-    fn complete(&self, subject: &Subject<'_>, found: Found) -> Decision {
+    fn complete(&self, subject: &Subject<'_>, found: Found<'_>) -> Decision {
         let missing = match self.walk(subject, &found, Scope::Candidates, OnUnknown::Stop, &mut |_, _| {}) {
             Ok(decision) => return decision,
+            Err(Missing::Message) => {
+                let undecided = Decision { verdict: Verdict::Undecided, rules: Vec::new() };
+                return self.refused_whatever_comes(subject, &found).unwrap_or(undecided);
+            }
             Err(missing) => missing,
         };
         let mut first: Option<Decision> = None;
@@ -151,7 +153,7 @@ impl RuleSet {
 
     /// All that can come of what is missing: each word of a check that some rule asks for, and any other; a score in each
     /// interval that rules tell apart, and none.
-    fn completions(&self, missing: Missing, found: Found) -> Vec<Found> {
+    fn completions<'f>(&self, missing: Missing, found: Found<'f>) -> Vec<Found<'f>> {
         match missing {
             Missing::Check(check) => {
                 let words = self.auth_words[check as usize].iter().map(|word| Some(*word)).chain([None]);
@@ -166,6 +168,8 @@ impl RuleSet {
                 let bounds = self.score_bounds.iter().copied().chain([f64::NEG_INFINITY]).map(Some).chain([None]);
                 bounds.map(|score| Found { score: Fact::Known(score), ..found }).collect()
             }
+            // Nobody enumerates messages.
+            Missing::Message => Vec::new(),
         }
     }
 
@@ -173,7 +177,7 @@ impl RuleSet {
     pub(super) fn walk(
         &self,
         subject: &Subject<'_>,
-        found: &Found,
+        found: &Found<'_>,
         scope: Scope,
         on_unknown: OnUnknown,
         observe: &mut dyn FnMut(&Rule, Truth),
@@ -191,7 +195,7 @@ impl RuleSet {
         };
         let mut applied: Vec<&Rule> = Vec::new();
         for rule in order.into_iter().map(|at| &self.rules[at]) {
-            let truth = truth(rule, subject, found, plus);
+            let truth = truth(&rule.when, subject, found, plus);
             observe(rule, truth);
             match truth {
                 Truth::Fails(_) => {}
@@ -220,6 +224,47 @@ impl RuleSet {
             applied.push(rule);
         }
         Ok(self.conclude(subject, domain, &applied, fallback.or(Some(Fallback::Nothing))))
+    }
+
+    /// The refusal, where no message could make the recipient accepted. Rules that a message decides are taken as who wants
+    /// to be accepted would have them: they apply where that helps, and do not where they refuse.
+    fn refused_whatever_comes(&self, subject: &Subject<'_>, found: &Found<'_>) -> Option<Decision> {
+        let domain = self.domain(subject.recipient.domain())?;
+        let plus = domain.plus_strip;
+        let untagged = subject.untagged.as_deref().filter(|_| plus);
+        let order = self.index.candidates(&subject.key, untagged, subject.recipient.domain());
+        let mut applied: Vec<&Rule> = Vec::new();
+        let refusal = |decision: Decision| matches!(decision.verdict, Verdict::Reject(_)).then_some(decision);
+        let mut namer = None;
+        for rule in order.into_iter().map(|at| &self.rules[at]) {
+            match truth(&rule.when, subject, found, plus) {
+                Truth::Fails(_) => {}
+                Truth::Holds => {
+                    applied.push(rule);
+                    if !rule.continues {
+                        return refusal(self.conclude(subject, domain, &applied, None));
+                    }
+                }
+                Truth::Unknown(..) if rule.then.reject.is_some() => {}
+                Truth::Unknown(..) if rule.continues => namer = namer.or(rule.then.to.as_ref().map(|_| rule)),
+                Truth::Unknown(..) => {
+                    let with = [&applied[..], &[rule]].concat();
+                    refusal(self.conclude(subject, domain, &with, None))?;
+                }
+            }
+        }
+        let alias = self.alias(subject, plus);
+        applied.extend(alias);
+        if alias.is_some_and(|rule| !rule.continues) {
+            return refusal(self.conclude(subject, domain, &applied, None));
+        }
+        let fallback = self.fallback(subject, domain);
+        if let Some(Fallback::CatchAll(rule)) = fallback {
+            applied.push(rule);
+        }
+        // One that says where the mail goes makes an address of the recipient.
+        applied.extend(namer);
+        refusal(self.conclude(subject, domain, &applied, fallback.or(Some(Fallback::Nothing))))
     }
 
     /// The alias of the recipient: as given, else without its tag where the domain or the alias says so.
@@ -255,8 +300,12 @@ impl RuleSet {
             return Decision { verdict: Verdict::Reject(refusal.clone()), rules };
         }
         let to = thens().find_map(|then| then.to.as_ref());
-        // A copy, a band or a hold of a rule that goes on does not make an address out of a name nobody gave.
-        if to.is_none() && matches!(fallback, Some(Fallback::Nothing)) {
+        // A copy, a band or a hold of a rule that goes on does not make an address out of a name nobody gave; nor does one
+        // that keeps mail here, whoever it is for: what it says of spam is no reason to take mail for strangers' guesses.
+        let goes = to.is_some() || thens().any(|then| !then.also.is_empty() || then.route.is_some());
+        let is_named = goes || applied.iter().any(|rule| rule.names_recipients);
+        let exists = || self.alias(subject, domain.plus_strip).is_some() || self.fallback(subject, domain).is_some();
+        if to.is_none() && (matches!(fallback, Some(Fallback::Nothing)) || !(is_named || exists())) {
             return refuse(reply::NO_SUCH_RECIPIENT, rules);
         }
         let why = |pick: fn(&Then) -> Option<&String>| thens().find_map(pick).cloned();
@@ -390,52 +439,4 @@ fn is_role(subject: &Subject<'_>, domain: &OurDomain) -> bool {
         // RFC 5321 §4.5.1 and RFC 2142 §4.
         local == "postmaster" || local == "abuse"
     })
-}
-
-/// A condition that fails decides, also behind one that is unknown.
-fn truth(rule: &Rule, subject: &Subject<'_>, found: &Found, plus_strip: bool) -> Truth {
-    let mut unknown = None;
-    for (at, condition) in rule.when.iter().enumerate() {
-        match holds(condition, subject, found, plus_strip) {
-            Ok(true) => {}
-            Ok(false) => return Truth::Fails(at),
-            Err(missing) => unknown = unknown.or(Some(Truth::Unknown(at, missing))),
-        }
-    }
-    unknown.unwrap_or(Truth::Holds)
-}
-
-fn holds(condition: &Condition, subject: &Subject<'_>, found: &Found, plus_strip: bool) -> Result<bool, Missing> {
-    let recipient = subject.recipient;
-    let sender_domain = subject.sender.mailbox().map(Mailbox::domain);
-    Ok(match condition {
-        Condition::Recipient(keys) => subject.keys(plus_strip).any(|key| keys.contains(key)),
-        Condition::RecipientMatches(patterns) => any_matches(patterns, &subject.recipient_texts),
-        Condition::RecipientIn(lists) => {
-            lists.iter().any(|list| subject.keys(plus_strip).any(|key| in_list(list, key, Some(recipient.domain()))))
-        }
-        Condition::RecipientDomain(domains) => domains.contains(recipient.domain()),
-        Condition::Sender(keys) => keys.contains(&subject.sender_key),
-        Condition::SenderMatches(patterns) => any_matches(patterns, &subject.sender_texts),
-        Condition::SenderIn(lists) => lists.iter().any(|list| in_list(list, &subject.sender_key, sender_domain)),
-        Condition::SenderDomain(domains) => sender_domain.is_some_and(|domain| domains.contains(domain)),
-        Condition::Client(networks) => subject.client.is_some_and(|ip| networks.iter().any(|n| n.contains(ip))),
-        Condition::Helo(names) => subject.helo.as_ref().is_some_and(|helo| names.contains(helo)),
-        Condition::Auth(check, words) => match found.checks[*check as usize] {
-            Fact::Unknown => return Err(Missing::Check(*check)),
-            Fact::Known(result) => result.is_some_and(|result| words.contains(&result)),
-        },
-        Condition::Score(ranges) => match found.score {
-            Fact::Unknown => return Err(Missing::Score),
-            Fact::Known(score) => score.is_some_and(|score| ranges.iter().any(|range| range.contains(score))),
-        },
-    })
-}
-
-fn any_matches(patterns: &[Pattern], texts: &[String]) -> bool {
-    patterns.iter().any(|pattern| texts.iter().any(|text| pattern.matches(text)))
-}
-
-fn in_list(list: &List, key: &str, domain: Option<&Domain>) -> bool {
-    list.addresses.contains(key) || domain.is_some_and(|domain| list.domains.contains(domain))
 }

@@ -2,14 +2,15 @@
 //!
 //! The reasons come from the walk that also decides (`eval`), so they cannot disagree with the decision.
 
-use std::collections::HashSet;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::eval::{Found, OnUnknown, Scope, Subject, Truth};
-use super::set::{Check, Condition, Rule, RuleSet};
-use super::{Action, Bounces, Decision, Fact, Facts, LegKind, LegPlan, OnSpam, Verdict};
+use super::condition::Truth;
+use super::eval::{Found, OnUnknown, Scope, Subject};
+use super::set::{Rule, RuleSet};
+use super::sight::Sight;
+use super::{Action, Bounces, Decision, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
 /// A decision and the way to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,95 +50,29 @@ pub enum Consideration {
 impl RuleSet {
     /// As [`RuleSet::decide`], with reasons.
     pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
+        let (subject, found) = (Subject::new(facts), Found::new(facts));
+        let plus_strip = self.domain(facts.recipient.domain()).is_some_and(|domain| domain.plus_strip);
+        let sight = Sight { facts, subject: &subject, found: &found, plus_strip };
         let mut considered = Vec::new();
         let mut observe = |rule: &Rule, truth: Truth| {
             let result = match truth {
                 Truth::Holds => Consideration::Applied { ended_the_search: !rule.continues },
                 Truth::Fails(at) => {
-                    let condition = &rule.when[at];
-                    Consideration::Failed { condition: describe(condition), saw: saw(condition, facts) }
+                    let (condition, saw) = sight.blame(&rule.when[at]);
+                    Consideration::Failed { condition, saw }
                 }
-                Truth::Unknown(at, _) => Consideration::Open { condition: describe(&rule.when[at]) },
+                Truth::Unknown(at, _) => Consideration::Open { condition: rule.when[at].to_string() },
             };
             considered.push(Considered { rule: rule.name.clone(), place: rule.place.clone(), result });
         };
-        let subject = Subject::new(facts);
         // `Err` does not come with `PassOver`, and the decision is `decide`'s in any case.
-        let _ = self.walk(&subject, &Found::new(facts), Scope::Everything, OnUnknown::PassOver, &mut observe);
+        let _ = self.walk(&subject, &found, Scope::Everything, OnUnknown::PassOver, &mut observe);
         Explanation {
             recipient: facts.recipient.to_string(),
             rule_set: self.short_hash().to_owned(),
             considered,
             decision: self.decide(facts),
         }
-    }
-}
-
-fn describe(condition: &Condition) -> String {
-    let (key, mut values): (&str, Vec<String>) = match condition {
-        Condition::Recipient(keys) => ("recipient", sorted(keys)),
-        Condition::RecipientMatches(patterns) => {
-            ("recipient-matches", patterns.iter().map(|p| p.as_str().to_owned()).collect())
-        }
-        Condition::RecipientIn(lists) => ("recipient-in", lists.iter().map(|list| list.name.clone()).collect()),
-        Condition::RecipientDomain(domains) => ("recipient-domain", sorted(domains)),
-        Condition::Sender(keys) => ("sender", sorted(keys)),
-        Condition::SenderMatches(patterns) => {
-            ("sender-matches", patterns.iter().map(|p| p.as_str().to_owned()).collect())
-        }
-        Condition::SenderIn(lists) => ("sender-in", lists.iter().map(|list| list.name.clone()).collect()),
-        Condition::SenderDomain(domains) => ("sender-domain", sorted(domains)),
-        Condition::Client(networks) => ("client", networks.iter().map(ToString::to_string).collect()),
-        Condition::Helo(names) => ("helo", names.clone()),
-        Condition::Auth(check, words) => (check.as_str(), words.iter().map(|word| (*word).to_owned()).collect()),
-        Condition::Score(ranges) => ("score", ranges.iter().map(ToString::to_string).collect()),
-    };
-    if let [value] = &values[..] {
-        return format!("{key} = {value:?}");
-    }
-    let more = values.len().saturating_sub(SHOWN_VALUES_MAX);
-    values.truncate(SHOWN_VALUES_MAX);
-    let mut shown: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
-    if more > 0 {
-        shown.push(format!("and {more} more"));
-    }
-    format!("{key} = [{}]", shown.join(", "))
-}
-
-fn sorted<T: ToString>(values: &HashSet<T>) -> Vec<String> {
-    let mut values: Vec<String> = values.iter().map(ToString::to_string).collect();
-    values.sort_unstable();
-    values
-}
-
-fn saw(condition: &Condition, facts: &Facts<'_>) -> String {
-    match condition {
-        Condition::Recipient(_) | Condition::RecipientMatches(_) | Condition::RecipientIn(_) => {
-            facts.recipient.to_string()
-        }
-        Condition::RecipientDomain(_) => facts.recipient.domain().to_string(),
-        Condition::Sender(_) | Condition::SenderMatches(_) | Condition::SenderIn(_) => facts.sender.to_string(),
-        Condition::SenderDomain(_) => {
-            facts.sender.mailbox().map_or_else(|| "<>".to_owned(), |sender| sender.domain().to_string())
-        }
-        Condition::Client(_) => facts.client.map_or_else(|| "no client address".to_owned(), |ip| ip.to_string()),
-        Condition::Helo(_) => facts.helo.unwrap_or("no HELO").to_owned(),
-        Condition::Auth(check, _) => match facts.auth {
-            Fact::Unknown => "not known yet".to_owned(),
-            Fact::Known(known) => {
-                let result = match check {
-                    Check::Spf => known.spf,
-                    Check::Dkim => known.dkim,
-                    Check::Dmarc => known.dmarc,
-                    Check::Arc => known.arc,
-                };
-                result.unwrap_or("not checked").to_owned()
-            }
-        },
-        Condition::Score(_) => match facts.score {
-            Fact::Unknown => "not known yet".to_owned(),
-            Fact::Known(score) => score.map_or_else(|| "no score".to_owned(), |score| format!("{score:.1}")),
-        },
     }
 }
 
@@ -305,7 +240,5 @@ fn escape(text: &str) -> String {
     escaped.replace("\\\"", "\"").replace("\\'", "'")
 }
 
-/// A condition is a reminder here; the file has it whole.
-const SHOWN_VALUES_MAX: usize = 5;
 /// An address has 254 octets at most, a HELO name 255.
 const SHOWN_CHARS_MAX: usize = 256;

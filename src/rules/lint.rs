@@ -6,7 +6,7 @@ use crate::address::{Domain, Mailbox};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report};
 
 use super::set::{RuleSet, Target};
-use super::syntax::{RuleEntry, RuleFile, When};
+use super::syntax::{RuleEntry, RuleFile};
 use super::{DEFAULT_ROUTE, OnSpam};
 
 /// Looks at files that resolve. `routes` says of each route whether it has `hosts`.
@@ -20,8 +20,10 @@ pub(super) fn lint(file: &RuleFile, rules: &RuleSet, routes: &BTreeMap<String, b
 }
 
 fn patterns(file: &RuleFile, report: &mut Report) {
-    let whens = file.rules.iter().map(|rule| &rule.when);
-    for pattern in whens.flat_map(|when| when.recipient_matches.iter().chain(&when.sender_matches).flatten()) {
+    let whens = file.rules.iter().map(|rule| &rule.when).chain(file.conditions.iter().map(|condition| &condition.when));
+    let tables = whens.flat_map(super::when::When::tables);
+    let patterns = tables.flat_map(|when| [&when.recipient_matches, &when.sender_matches, &when.from_matches]);
+    for pattern in patterns.flatten().flatten() {
         if pattern.value.has_unescaped_dot() {
             let dot = Diagnostic::warning(format!("a dot in `{}` stands for any character", pattern.value.as_str()));
             report.add(dot.at(&pattern.place).help("write `\\.` for a dot; in a TOML string 'with single quotes'"));
@@ -66,7 +68,7 @@ struct Ended<'f> {
 impl<'f> Ended<'f> {
     fn add(&mut self, rule: &'f RuleEntry) {
         let place = &rule.name.place;
-        match conditions(&rule.when) {
+        match rule.when.count() {
             0 => self.everywhere = self.everywhere.or(Some(place)),
             1 => {
                 for domain in rule.when.recipient_domain.iter().flatten() {
@@ -91,27 +93,6 @@ fn never(rule: &Placed<String>, ended_at: &Place) -> Diagnostic {
         .at(&rule.place)
         .context(ended_at, "this rule ends the search before it")
         .help("put it before that rule, or give that rule `continue = true`")
-}
-
-fn conditions(when: &When) -> usize {
-    let set = [
-        when.recipient.is_some(),
-        when.recipient_matches.is_some(),
-        when.recipient_in.is_some(),
-        when.recipient_domain.is_some(),
-        when.sender.is_some(),
-        when.sender_matches.is_some(),
-        when.sender_in.is_some(),
-        when.sender_domain.is_some(),
-        when.client.is_some(),
-        when.helo.is_some(),
-        when.spf.is_some(),
-        when.dkim.is_some(),
-        when.dmarc.is_some(),
-        when.arc.is_some(),
-        when.score.is_some(),
-    ];
-    set.into_iter().filter(|set| *set).count()
 }
 
 /// Two aliases of one address in one transaction make two mails, and so two cases, of one.

@@ -1,21 +1,26 @@
 //! The rules: facts about one recipient of one message go in, a decision and its explanation come out. Pure.
 //!
-//! `syntax` is the TOML as typed, `parse` resolves and checks it into a [`RuleSet`] (`set`), `eval` decides, `explain`
-//! says why, `testing` runs the tests that stand beside the rules, `banding` says what a spam band makes of a decision,
+//! `facts` is what conditions are asked about; `when` and `syntax` are the TOML as typed, `parse` resolves and checks it
+//! into a [`RuleSet`] (`set`) of `condition`s, `eval` decides, `explain` says why (`sight`: what a condition saw),
+//! `testing` runs the tests that stand beside the rules, `banding` says what a spam band makes of a decision,
 //! `difference` what another rule set changes.
 //! Evaluation is three-valued, because at RCPT the message is not there yet: see [`Decision`].
 
-use std::net::IpAddr;
-
-use crate::address::{Mailbox, ReversePath};
+use crate::address::Mailbox;
 use crate::reply::Refusal;
 
+pub mod facts;
 pub mod pattern;
+pub mod calendar;
+pub mod when;
 pub mod syntax;
 pub mod set;
+mod condition;
 pub mod eval;
 mod lint;
 pub mod parse;
+mod resolve;
+mod sight;
 pub mod explain;
 mod testing;
 pub mod banding;
@@ -25,37 +30,9 @@ mod tests;
 
 pub use banding::Fate;
 pub use explain::{Consideration, Considered, Explanation};
+pub use facts::{AuthFacts, Fact, Facts};
 pub use parse::{Parsed, Surroundings, parse};
 pub use set::RuleSet;
-
-/// What is known about a message for one of its recipients. [`Fact::Unknown`] where it is not there yet.
-#[derive(Clone, Debug)]
-pub struct Facts<'a> {
-    /// As given at RCPT.
-    pub recipient: &'a Mailbox,
-    pub sender: &'a ReversePath,
-    pub client: Option<IpAddr>,
-    pub helo: Option<&'a str>,
-    pub auth: Fact<AuthFacts>,
-    /// The spam score; `None` where none was made.
-    pub score: Fact<Option<f64>>,
-}
-
-/// A value that may not be known yet. Unknown is not "absent": absent values are known to be so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fact<T> {
-    Known(T),
-    Unknown,
-}
-
-/// The authentication results that conditions compare with, by their RFC 8601 words. `None` where the check did not run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AuthFacts {
-    pub spf: Option<&'static str>,
-    pub dkim: Option<&'static str>,
-    pub dmarc: Option<&'static str>,
-    pub arc: Option<&'static str>,
-}
 
 /// What the rules say about one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,10 +11,13 @@ use aws_lc_rs::digest;
 use crate::address::{Domain, Mailbox};
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{list, nearest};
+use crate::message::reading::Wanted;
 
+use super::calendar::Calendar;
+use super::condition::{Condition, Named};
 use super::lint;
-use super::set::{Alias, Check, Condition, Index, List, OurDomain, Rule, RuleSet, Target, Then, sender_key};
-use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, RuleFile, TargetEntry, When};
+use super::set::{Alias, AuthWords, Check, Index, List, OurDomain, Rule, RuleSet, Scores, Target, Then, sender_key};
+use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, RuleFile, TargetEntry};
 
 /// What rules refer to outside of their files.
 pub struct Surroundings<'a> {
@@ -56,6 +59,8 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         file.rules.extend(next.rules);
         file.aliases.extend(next.aliases);
         file.lists.extend(next.lists);
+        file.calendars.extend(next.calendars);
+        file.conditions.extend(next.conditions);
         file.tests.extend(next.tests);
         file.inert.extend(next.inert);
     }
@@ -66,6 +71,8 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         target_places: Vec::new(),
         target_files: Vec::new(),
         lists: HashMap::new(),
+        calendars: HashMap::new(),
+        conditions: HashMap::new(),
         domains: file.domains.iter().map(|domain| domain.name.value.clone()).collect(),
         whole,
         digest: digest::Context::new(&digest::SHA256),
@@ -105,14 +112,16 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
     Some(Parsed { rules, inert })
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     surroundings: &'a Surroundings<'a>,
-    report: &'a mut Report,
+    pub(super) report: &'a mut Report,
     targets: BTreeMap<String, Target>,
     /// Every place that says where mail goes, to be checked when all aliases are known.
     target_places: Vec<(Mailbox, Place)>,
     target_files: Vec<(String, Place)>,
-    lists: HashMap<String, Arc<List>>,
+    pub(super) lists: HashMap<String, Arc<List>>,
+    pub(super) calendars: HashMap<String, Arc<Calendar>>,
+    pub(super) conditions: HashMap<String, Arc<Named>>,
     domains: HashSet<Domain>,
     /// All files could be read. Else what is not found may well be declared in one that could not.
     whole: bool,
@@ -137,15 +146,19 @@ impl Resolver<'_> {
         for entry in &file.lists {
             self.lists.insert(entry.name.value.clone(), Arc::new(resolve_list(entry)));
         }
+        self.calendars(file);
+        self.conditions(file);
         let domains: Vec<OurDomain> = file.domains.iter().map(|entry| self.domain(entry)).collect();
         let rules: Vec<Rule> = file.rules.iter().map(|entry| self.rule(entry)).collect();
         let aliases = file.aliases.iter().map(|entry| self.alias(entry)).collect();
+        let asked = Asked::by(&rules);
         let set = RuleSet {
             domain_index: domains.iter().enumerate().rev().map(|(at, domain)| (domain.name.clone(), at)).collect(),
             domains,
             index: Index::new(&rules),
-            auth_words: auth_words(&rules),
-            score_bounds: score_bounds(&rules),
+            auth_words: asked.auth_words,
+            score_bounds: asked.score_bounds,
+            wanted: asked.wanted,
             rules,
             aliases,
             targets: std::mem::take(&mut self.targets),
@@ -157,7 +170,7 @@ impl Resolver<'_> {
         set
     }
 
-    fn unique<'n>(&mut self, kind: &str, names: impl Iterator<Item = &'n Placed<String>>) {
+    pub(super) fn unique<'n>(&mut self, kind: &str, names: impl Iterator<Item = &'n Placed<String>>) {
         let mut seen: HashMap<&str, &Place> = HashMap::new();
         for name in names {
             match seen.get(name.value.as_str()) {
@@ -243,7 +256,7 @@ impl Resolver<'_> {
         Some(name.value.clone())
     }
 
-    fn unknown(&mut self, kind: &str, name: &Placed<String>, known: &[&str]) {
+    pub(super) fn unknown(&mut self, kind: &str, name: &Placed<String>, known: &[&str]) {
         // Routes are declared elsewhere.
         if !self.whole && kind != "route" {
             return;
@@ -288,7 +301,8 @@ impl Resolver<'_> {
         let catch_all = entry.catch_all.as_ref().and_then(|text| {
             let then = Then { to: Some(self.destination(text)?), ..Then::default() };
             let name = format!("catch-all of {}", entry.name.value);
-            Some(Rule { name, place: text.place.to_string(), when: Vec::new(), then, continues: false })
+            let place = text.place.to_string();
+            Some(Rule { name, place, when: Vec::new(), then, continues: false, names_recipients: true })
         });
         let role = entry.role.as_ref().and_then(|text| self.destination(text));
         let plus_strip = entry.plus_strip;
@@ -299,7 +313,8 @@ impl Resolver<'_> {
         let when = self.when(&entry.when);
         let then = self.body(&entry.body, &entry.name, entry.continues);
         let place = entry.name.place.to_string();
-        Rule { name: entry.name.value.clone(), place, when, then, continues: entry.continues }
+        let names_recipients = when.iter().any(Condition::is_about_recipients);
+        Rule { name: entry.name.value.clone(), place, when, then, continues: entry.continues, names_recipients }
     }
 
     fn alias(&mut self, entry: &AliasEntry) -> (String, Alias) {
@@ -307,7 +322,8 @@ impl Resolver<'_> {
         self.ours(entry.address.value.domain(), &entry.address.place);
         let then = self.body(&entry.body, &name, entry.continues);
         let place = name.place.to_string();
-        let rule = Rule { name: name.value.clone(), place, when: Vec::new(), then, continues: entry.continues };
+        let (name_shown, continues) = (name.value.clone(), entry.continues);
+        let rule = Rule { name: name_shown, place, when: Vec::new(), then, continues, names_recipients: true };
         (name.value, Alias { rule, plus_strip: entry.plus_strip })
     }
 
@@ -338,57 +354,8 @@ impl Resolver<'_> {
         then
     }
 
-    fn when(&mut self, when: &When) -> Vec<Condition> {
-        for address in when.recipient.iter().flatten() {
-            self.ours(address.value.domain(), &address.place);
-        }
-        for domain in when.recipient_domain.iter().flatten() {
-            self.ours(&domain.value, &domain.place);
-        }
-        let recipient_in = when.recipient_in.as_ref().map(|names| self.lists(names));
-        let sender_in = when.sender_in.as_ref().map(|names| self.lists(names));
-        let auth = |check, words: &Option<Vec<Placed<&'static str>>>| {
-            words.as_ref().map(|words| Condition::Auth(check, values(words)))
-        };
-        // What is cheap and sharp stands first; `explain` names the first that fails in this order.
-        let conditions = [
-            when.recipient.as_ref().map(|v| Condition::Recipient(v.iter().map(|m| m.value.key()).collect())),
-            when.recipient_domain.as_ref().map(|v| Condition::RecipientDomain(values(v).into_iter().collect())),
-            recipient_in.map(Condition::RecipientIn),
-            when.recipient_matches.as_ref().map(|v| Condition::RecipientMatches(values(v))),
-            when.sender.as_ref().map(|v| Condition::Sender(v.iter().map(|s| sender_key(&s.value)).collect())),
-            when.sender_domain.as_ref().map(|v| Condition::SenderDomain(values(v).into_iter().collect())),
-            sender_in.map(Condition::SenderIn),
-            when.sender_matches.as_ref().map(|v| Condition::SenderMatches(values(v))),
-            when.client.as_ref().map(|v| Condition::Client(values(v))),
-            when.helo.as_ref().map(|v| Condition::Helo(v.iter().map(|h| h.value.to_lowercase()).collect())),
-            auth(Check::Spf, &when.spf),
-            auth(Check::Dkim, &when.dkim),
-            auth(Check::Dmarc, &when.dmarc),
-            auth(Check::Arc, &when.arc),
-            when.score.as_ref().map(|v| Condition::Score(values(v))),
-        ];
-        conditions.into_iter().flatten().collect()
-    }
-
-    fn lists(&mut self, names: &[Placed<String>]) -> Vec<Arc<List>> {
-        let mut found = Vec::new();
-        for name in names {
-            match self.lists.get(&name.value) {
-                Some(list) => found.push(list.clone()),
-                None => {
-                    let known: Vec<String> = self.lists.keys().cloned().collect();
-                    let mut known: Vec<&str> = known.iter().map(String::as_str).collect();
-                    known.sort_unstable();
-                    self.unknown("list", name, &known);
-                }
-            }
-        }
-        found
-    }
-
     /// Mail for a domain that nobody declared would be relayed for strangers.
-    fn ours(&mut self, domain: &Domain, place: &Place) {
+    pub(super) fn ours(&mut self, domain: &Domain, place: &Place) {
         if self.whole && !self.domains.contains(domain) {
             let foreign = Diagnostic::error(format!("`{domain}` is not a domain of ours")).at(place);
             self.report.add(foreign.help(format!("our domains are those declared: add `[domain.\"{domain}\"]`")));
@@ -426,10 +393,6 @@ fn lower(domain: &Placed<Domain>) -> Placed<String> {
     Placed { value: domain.value.to_string(), place: domain.place.clone() }
 }
 
-fn values<T: Clone>(placed: &[Placed<T>]) -> Vec<T> {
-    placed.iter().map(|p| p.value.clone()).collect()
-}
-
 fn resolve_list(entry: &syntax::ListEntry) -> List {
     let mut list = List { name: entry.name.value.clone(), ..List::default() };
     for member in &entry.members {
@@ -445,28 +408,31 @@ fn resolve_list(entry: &syntax::ListEntry) -> List {
     list
 }
 
-fn score_bounds(rules: &[Rule]) -> Vec<f64> {
-    let mut bounds: Vec<f64> = Vec::new();
-    for condition in rules.iter().flat_map(|rule| &rule.when) {
-        if let Condition::Score(ranges) = condition {
-            bounds.extend(ranges.iter().map(|range| range.bound()));
-        }
-    }
-    bounds.sort_by(f64::total_cmp);
-    bounds.dedup();
-    bounds
+/// What rules ask of what is found out after the final dot.
+#[derive(Default)]
+struct Asked {
+    auth_words: AuthWords,
+    score_bounds: Vec<f64>,
+    wanted: Wanted,
 }
 
-fn auth_words(rules: &[Rule]) -> super::set::AuthWords {
-    let mut found: super::set::AuthWords = Default::default();
-    for condition in rules.iter().flat_map(|rule| &rule.when) {
-        if let Condition::Auth(check, words) = condition {
-            found[*check as usize].extend(words);
+impl Asked {
+    fn by(rules: &[Rule]) -> Asked {
+        let mut asked = Asked::default();
+        for condition in rules.iter().flat_map(|rule| &rule.when) {
+            asked.wanted = asked.wanted.with(condition.wanted());
+            condition.visit(&mut |condition| match condition {
+                Condition::Auth(check, words) => asked.auth_words[*check as usize].extend(words),
+                Condition::Score(ranges) => asked.score_bounds.extend(ranges.iter().copied().map(Scores::value)),
+                _ => {}
+            });
         }
+        for words in &mut asked.auth_words {
+            words.sort_unstable();
+            words.dedup();
+        }
+        asked.score_bounds.sort_by(f64::total_cmp);
+        asked.score_bounds.dedup();
+        asked
     }
-    for words in &mut found {
-        words.sort_unstable();
-        words.dedup();
-    }
-    found
 }

@@ -1,4 +1,4 @@
-//! Address patterns: regular expressions that match a whole address, without case, in linear time.
+//! Patterns: regular expressions, without case, in linear time. Those of addresses match the whole, those of texts search.
 //!
 //! The `regex` crate never backtracks, so a pattern costs time linear in the address; what a pattern may cost in
 //! memory is bounded here. `(?-i)` inside a pattern restores case.
@@ -9,7 +9,7 @@ use regex::{Regex, RegexBuilder};
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: String,
-    whole: Regex,
+    regex: Regex,
 }
 
 impl PartialEq for Pattern {
@@ -28,8 +28,17 @@ impl Pattern {
         }
         // Alone first: `a)|(b` is no pattern although it would be one between our parentheses.
         compile(text)?;
-        let whole = compile(&format!(r"\A(?:{text})\z"))?;
-        Ok(Pattern { text: text.to_owned(), whole })
+        let regex = compile(&format!(r"\A(?:{text})\z"))?;
+        Ok(Pattern { text: text.to_owned(), regex })
+    }
+
+    /// As [`Pattern::parse`], of a pattern that matches where it occurs in a text; `^` and `$` are a line's ends.
+    pub fn parse_search(text: &str) -> Result<Pattern, String> {
+        if text.len() > PATTERN_OCTETS_MAX {
+            return Err(format!("a pattern has at most {PATTERN_OCTETS_MAX} octets"));
+        }
+        compile(text)?;
+        Ok(Pattern { text: text.to_owned(), regex: compile(&format!("(?m:{text})"))? })
     }
 
     #[must_use]
@@ -38,8 +47,8 @@ impl Pattern {
     }
 
     #[must_use]
-    pub fn matches(&self, address: &str) -> bool {
-        self.whole.is_match(address)
+    pub fn matches(&self, text: &str) -> bool {
+        self.regex.is_match(text)
     }
 
     /// Dots before a literal that are probably meant as dots: `mail.example` also matches `mailxexample`.
@@ -110,6 +119,20 @@ mod tests {
         ] {
             assert_eq!(Pattern::parse(pattern).unwrap().matches(address), matches, "{pattern} {address}");
         }
+    }
+
+    #[test]
+    fn text_patterns_match_where_they_occur_and_know_lines() {
+        for (pattern, text, matches) in [
+            ("rechnung", "Ihre RECHNUNG 12", true),
+            ("^order", "an\norder", true),
+            ("order$", "order\nnow", true),
+            (r"\Aorder", "an\norder", false),
+            ("(?-i)Order", "order", false),
+        ] {
+            assert_eq!(Pattern::parse_search(pattern).unwrap().matches(text), matches, "{pattern} {text}");
+        }
+        assert!(Pattern::parse_search("a)|(b").is_err());
     }
 
     #[test]

@@ -5,15 +5,14 @@
 //! recipient condition cannot hold: `explain` walks all of them and arrives at the same decision.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 
 use crate::address::{Domain, Mailbox, ReversePath};
 use crate::diagnostic::Place;
-use crate::network::Network;
+use crate::message::reading::Wanted;
 use crate::reply::Refusal;
 
+use super::condition::Condition;
 use super::eval::untagged;
-use super::pattern::Pattern;
 use super::syntax::TestEntry;
 use super::{Bounces, DEFAULT_ROUTE, OnSpam};
 
@@ -32,6 +31,8 @@ pub struct RuleSet {
     pub(super) auth_words: AuthWords,
     /// The scores that conditions name, each once, ascending.
     pub(super) score_bounds: Vec<f64>,
+    /// What conditions ask of a message.
+    pub(super) wanted: Wanted,
     /// The files that targets name, and where they are named.
     pub(super) target_files: Vec<(String, Place)>,
 }
@@ -66,6 +67,8 @@ pub(super) struct Rule {
     pub then: Then,
     /// The search goes on after it.
     pub continues: bool,
+    /// It is about certain recipients, which exist by it, wherever their mail goes.
+    pub names_recipients: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,53 +103,39 @@ impl Target {
     }
 }
 
-/// One key of `when`; it holds if any of its values does.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Condition {
-    /// [`Mailbox::key`]s.
-    Recipient(HashSet<String>),
-    RecipientMatches(Vec<Pattern>),
-    RecipientIn(Vec<Arc<List>>),
-    RecipientDomain(HashSet<Domain>),
-    Sender(HashSet<String>),
-    SenderMatches(Vec<Pattern>),
-    SenderIn(Vec<Arc<List>>),
-    SenderDomain(HashSet<Domain>),
-    Client(Vec<Network>),
-    /// In lower case.
-    Helo(Vec<String>),
-    Auth(Check, Vec<&'static str>),
-    Score(Vec<Scores>),
-}
-
 /// A range of spam scores.
+pub type Scores = Bound<f64>;
+/// A range of sizes, in octets.
+pub type Sizes = Bound<u64>;
+
+/// Half of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scores {
-    AtLeast(f64),
-    Below(f64),
+pub enum Bound<T> {
+    AtLeast(T),
+    Below(T),
 }
 
-impl Scores {
-    pub(super) fn contains(self, score: f64) -> bool {
+impl<T: PartialOrd + Copy> Bound<T> {
+    pub(super) fn contains(self, value: T) -> bool {
         match self {
-            Scores::AtLeast(bound) => score >= bound,
-            Scores::Below(bound) => score < bound,
+            Bound::AtLeast(bound) => value >= bound,
+            Bound::Below(bound) => value < bound,
         }
     }
 
-    pub(super) fn bound(self) -> f64 {
+    pub(super) fn value(self) -> T {
         match self {
-            Scores::AtLeast(bound) | Scores::Below(bound) => bound,
+            Bound::AtLeast(bound) | Bound::Below(bound) => bound,
         }
     }
 }
 
-/// As it is written.
-impl std::fmt::Display for Scores {
+/// As it is written; sizes in octets.
+impl<T: std::fmt::Display> std::fmt::Display for Bound<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Scores::AtLeast(bound) => write!(f, ">={bound}"),
-            Scores::Below(bound) => write!(f, "<{bound}"),
+            Bound::AtLeast(bound) => write!(f, ">={bound}"),
+            Bound::Below(bound) => write!(f, "<{bound}"),
         }
     }
 }
@@ -181,6 +170,13 @@ pub(super) struct List {
     /// [`sender_key`]s.
     pub addresses: HashSet<String>,
     pub domains: HashSet<Domain>,
+}
+
+impl List {
+    /// `key` is a [`Mailbox::key`] or a [`sender_key`], `domain` that of the same address.
+    pub(super) fn contains(&self, key: &str, domain: Option<&Domain>) -> bool {
+        self.addresses.contains(key) || domain.is_some_and(|domain| self.domains.contains(domain))
+    }
 }
 
 /// What senders are compared by: the key of the mailbox, or `<>`.
@@ -268,6 +264,12 @@ impl RuleSet {
     pub fn postmaster(&self) -> Option<Mailbox> {
         let first = self.domains.first()?;
         Mailbox::parse(&format!("postmaster@{}", first.name)).ok()
+    }
+
+    /// How much of a message must be read to decide.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
     }
 
     /// SHA-256 of the rules files and of the files they name, in hex.

@@ -7,14 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::address::{Domain, Mailbox, ReversePath};
+use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
-use crate::network::Network;
+use crate::message::reading::{Attachment, Reading};
 use crate::reply::{Enhanced, Refusal, Reply};
+use crate::units;
 
-use super::pattern::Pattern;
-use super::set::Scores;
-use super::{AuthFacts, Bounces, OnSpam};
+use super::calendar::{self, Calendar};
+use super::facts::AuthFacts;
+use super::when::{ARC_WORDS, DKIM_WORDS, DMARC_WORDS, SPF_WORDS, When, word};
+use super::{Bounces, OnSpam};
 
 /// Everything that stands in one file.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub struct RuleFile {
     pub rules: Vec<RuleEntry>,
     pub aliases: Vec<AliasEntry>,
     pub lists: Vec<ListEntry>,
+    pub calendars: Vec<Placed<Calendar>>,
+    pub conditions: Vec<ConditionEntry>,
     pub tests: Vec<TestEntry>,
     /// Keys whose function is not built yet.
     pub inert: Vec<String>,
@@ -82,26 +87,6 @@ pub struct Body {
     pub discard: Option<String>,
 }
 
-/// The conditions of a rule; a key that is not there is `None`, and one that is has at least one value.
-#[derive(Debug, Default)]
-pub struct When {
-    pub recipient: Option<Vec<Placed<Mailbox>>>,
-    pub recipient_matches: Option<Vec<Placed<Pattern>>>,
-    pub recipient_in: Option<Vec<Placed<String>>>,
-    pub recipient_domain: Option<Vec<Placed<Domain>>>,
-    pub sender: Option<Vec<Placed<ReversePath>>>,
-    pub sender_matches: Option<Vec<Placed<Pattern>>>,
-    pub sender_in: Option<Vec<Placed<String>>>,
-    pub sender_domain: Option<Vec<Placed<Domain>>>,
-    pub client: Option<Vec<Placed<Network>>>,
-    pub helo: Option<Vec<Placed<String>>>,
-    pub spf: Option<Vec<Placed<&'static str>>>,
-    pub dkim: Option<Vec<Placed<&'static str>>>,
-    pub dmarc: Option<Vec<Placed<&'static str>>>,
-    pub arc: Option<Vec<Placed<&'static str>>>,
-    pub score: Option<Vec<Placed<Scores>>>,
-}
-
 /// A line of `[list]`.
 #[derive(Debug)]
 pub struct ListEntry {
@@ -116,6 +101,13 @@ pub enum Member {
     Domain(Domain),
 }
 
+/// A line of `[condition]`.
+#[derive(Debug)]
+pub struct ConditionEntry {
+    pub name: Placed<String>,
+    pub when: When,
+}
+
 /// A `[[test]]`.
 #[derive(Debug)]
 pub struct TestEntry {
@@ -124,9 +116,12 @@ pub struct TestEntry {
     pub sender: ReversePath,
     pub client: Option<IpAddr>,
     pub helo: Option<String>,
+    pub tls: bool,
+    pub at: Timestamp,
     pub auth: AuthFacts,
     /// `None`: no score was made.
     pub score: Option<f64>,
+    pub message: Reading,
     pub expect: Expect,
     pub place: Place,
 }
@@ -179,6 +174,13 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> RuleFile {
     for (name, value) in root.section("list").iter().flat_map(Section::entries) {
         let members = value.elements().iter().filter_map(|v| v.parsed(member)).map(|m| m.value).collect();
         file.lists.push(ListEntry { name, members });
+    }
+    for (name, value) in root.section("calendar").iter().flat_map(Section::entries) {
+        file.calendars.extend(value.section().and_then(|section| calendar(name, section)));
+    }
+    for (name, value) in root.section("condition").iter().flat_map(Section::entries) {
+        let when = value.section().map(When::read);
+        file.conditions.extend(when.map(|when| ConditionEntry { name, when }));
     }
     for section in root.sections("test") {
         file.tests.extend(test(section));
@@ -236,7 +238,7 @@ fn rule(mut section: Section<'_>, inert: &mut Vec<String>) -> RuleEntry {
     let place = section.place();
     let name = section.take("name").and_then(|v| v.string()).filter(|name| !name.value.is_empty());
     let name = name.unwrap_or_else(|| Placed { value: place.to_string(), place });
-    let when = section.section("when").map(when).unwrap_or_default();
+    let when = section.section("when").map(When::read).unwrap_or_default();
     let body = body(&mut section, inert);
     let continues = continues(&mut section);
     section.finish();
@@ -360,73 +362,27 @@ fn enhanced(text: &str, class: u8) -> Result<Enhanced, String> {
     }
 }
 
-fn when(mut section: Section<'_>) -> When {
-    let when = When {
-        recipient: any_of(section.take("recipient"), |v| v.parsed(Mailbox::parse)),
-        recipient_matches: any_of(section.take("recipient-matches"), |v| v.parsed(Pattern::parse)),
-        recipient_in: any_of(section.take("recipient-in"), Value::string),
-        recipient_domain: any_of(section.take("recipient-domain"), |v| v.parsed(Domain::parse)),
-        sender: any_of(section.take("sender"), |v| v.parsed(sender)),
-        sender_matches: any_of(section.take("sender-matches"), |v| v.parsed(Pattern::parse)),
-        sender_in: any_of(section.take("sender-in"), Value::string),
-        sender_domain: any_of(section.take("sender-domain"), |v| v.parsed(Domain::parse)),
-        client: any_of(section.take("client"), |v| v.parsed(Network::parse)),
-        helo: any_of(section.take("helo"), Value::string),
-        spf: any_of(section.take("spf"), |v| word(v, SPF_WORDS)),
-        dkim: any_of(section.take("dkim"), |v| word(v, DKIM_WORDS)),
-        dmarc: any_of(section.take("dmarc"), |v| word(v, DMARC_WORDS)),
-        arc: any_of(section.take("arc"), |v| word(v, ARC_WORDS)),
-        score: any_of(section.take("score"), |v| scores(v)),
-    };
+fn calendar(name: Placed<String>, mut section: Section<'_>) -> Option<Placed<Calendar>> {
+    let zone = section.require("zone").and_then(|v| v.parsed(calendar::zone));
+    let mut read = |key| section.take(key).map(|v| v.one_or_many());
+    let days = read("days").map(|days| days.iter().filter_map(|v| v.choice(calendar::DAYS)).map(|d| d.value).collect());
+    let hours =
+        read("hours").map(|hours| hours.iter().filter_map(|v| v.parsed(calendar::hours)).map(|h| h.value).collect());
+    let holidays = read("holidays").unwrap_or_default();
+    let holidays = holidays.iter().filter_map(|v| v.parsed(calendar::date)).map(|date| date.value).collect();
     section.finish();
-    when
-}
-
-fn any_of<'d, T>(value: Option<Value<'d>>, read: impl Fn(&Value<'d>) -> Option<Placed<T>>) -> Option<Vec<Placed<T>>> {
-    let value = value?;
-    let values = value.one_or_many();
-    if values.is_empty() {
-        value.wrong("an empty array never holds; leave the key out or name a value");
-    }
-    Some(values.iter().filter_map(read).collect())
-}
-
-/// A number, which is the least that holds, or `">=8.0"`, `"<5.0"`.
-fn scores(value: &Value<'_>) -> Option<Placed<Scores>> {
-    if !value.is_string() {
-        let least = value.number()?;
-        return Some(Placed { value: Scores::AtLeast(least.value), place: least.place });
-    }
-    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
-    value.parsed(|text| {
-        let at_least = text.strip_prefix(">=").and_then(number).map(Scores::AtLeast);
-        let range = at_least.or_else(|| text.strip_prefix('<').and_then(number).map(Scores::Below));
-        range.ok_or("expected a score, such as `8.0`, `\">=8.0\"` or `\"<5.0\"`")
-    })
-}
-
-fn word(value: &Value<'_>, words: &[&'static str]) -> Option<Placed<&'static str>> {
-    let pairs: Vec<(&str, &'static str)> = words.iter().map(|word| (*word, *word)).collect();
-    value.choice(&pairs)
-}
-
-impl AuthFacts {
-    /// Results as they were recorded; a word that conditions do not know is none of theirs.
-    #[must_use]
-    pub fn recorded(spf: Option<&str>, dkim: Option<&str>, dmarc: Option<&str>, arc: Option<&str>) -> AuthFacts {
-        let known =
-            |word: Option<&str>, words: &[&'static str]| words.iter().copied().find(|known| word == Some(known));
-        AuthFacts {
-            spf: known(spf, SPF_WORDS),
-            dkim: known(dkim, DKIM_WORDS),
-            dmarc: known(dmarc, DMARC_WORDS),
-            arc: known(arc, ARC_WORDS),
-        }
-    }
+    let value = Calendar {
+        name: name.value,
+        zone: zone?.value,
+        days: days.unwrap_or_else(|| calendar::DAYS.iter().map(|(_, day)| *day).collect()),
+        hours: hours.unwrap_or_else(|| vec![calendar::WHOLE_DAY]),
+        holidays,
+    };
+    Some(Placed { value, place: name.place })
 }
 
 /// An address, or `<>` for the null sender.
-fn sender(text: &str) -> Result<ReversePath, String> {
+pub(super) fn sender(text: &str) -> Result<ReversePath, String> {
     match text {
         "<>" => Ok(ReversePath::Null),
         "" => Err("the null sender is written `<>`".to_owned()),
@@ -461,6 +417,9 @@ fn test(mut section: Section<'_>) -> Option<TestEntry> {
         arc: result("arc", ARC_WORDS),
     };
     let score = given.take("score").and_then(|v| v.number()).map(|score| score.value);
+    let tls = given.take("tls").and_then(|v| v.boolean()).is_some_and(|tls| tls.value);
+    let at = given.take("at").and_then(|v| v.parsed(instant)).map(|at| at.value);
+    let message = message(&mut given);
     given.finish();
     let default_sender = || sender(TEST_SENDER).expect("the default sender is an address");
     Some(TestEntry {
@@ -469,11 +428,57 @@ fn test(mut section: Section<'_>) -> Option<TestEntry> {
         sender: from.unwrap_or_else(default_sender),
         client,
         helo,
+        tls,
+        at: at.unwrap_or(TEST_TIME),
         auth,
         score,
+        message,
         expect: expect?,
         place,
     })
+}
+
+/// What a test says of the message; without a word about it, one that has nothing.
+fn message(given: &mut Section<'_>) -> Reading {
+    let mut text = |key| given.take(key).and_then(|v| v.string()).map(|text| text.value).unwrap_or_default();
+    let (subject, body) = (text("subject"), text("body"));
+    let mut flag = |key| given.take(key).and_then(|v| v.boolean()).is_some_and(|flag| flag.value);
+    let (automatic, list) = (flag("automatic"), flag("list-mail"));
+    let from = given.take("from").map(|v| v.one_or_many()).unwrap_or_default();
+    let from = from.iter().filter_map(|v| v.parsed(Mailbox::parse)).map(|from| from.value).collect();
+    let header = given.section("header");
+    let header = header.iter().flat_map(Section::entries);
+    let fields = header.filter_map(|(name, value)| Some((name.value.to_ascii_lowercase(), value.string()?.value)));
+    let mut fields: Vec<(String, String)> = fields.collect();
+    if !subject.is_empty() {
+        fields.push(("subject".to_owned(), subject.clone()));
+    }
+    let size = given.take("size").and_then(|v| v.parsed(units::size)).map_or(0, |size| size.value);
+    let attachments = given.take("attachments").map(|v| v.one_or_many()).unwrap_or_default();
+    let attachments = attachments.iter().filter_map(Value::section).map(given_attachment).collect();
+    Reading { from, fields, subject, text: body, text_is_cut: false, size, attachments, automatic, list }
+}
+
+fn given_attachment(mut section: Section<'_>) -> Attachment {
+    let mut text =
+        |key| section.take(key).and_then(|v| v.string()).map_or_else(String::new, |text| text.value.to_lowercase());
+    let (name, kind) = (text("name"), text("type"));
+    let size = section.take("size").and_then(|v| v.parsed(units::size)).map_or(0, |size| size.value);
+    let inside = section.take("inside").map(|v| strings(&v)).unwrap_or_default();
+    section.finish();
+    Attachment {
+        name,
+        kind,
+        detected: None,
+        size,
+        inside: inside.into_iter().map(|n| n.value.to_lowercase()).collect(),
+    }
+}
+
+/// `2026-12-24T18:00:00+01:00`
+fn instant(text: &str) -> Result<Timestamp, &'static str> {
+    let instant = text.parse::<jiff::Timestamp>();
+    instant.map(|at| Timestamp(at.as_millisecond())).map_err(|_| "expected a time such as `2026-12-24T18:00:00+01:00`")
 }
 
 fn expect(mut section: Section<'_>) -> Expect {
@@ -506,13 +511,10 @@ const BOUNCES: &[(&str, Bounces)] =
 
 const ON_SPAM: &[(&str, OnSpam)] =
     &[("deliver", OnSpam::Deliver), ("tag", OnSpam::Tag), ("quarantine", OnSpam::Quarantine), ("omit", OnSpam::Omit)];
-// RFC 8601 §2.7 and RFC 8617 §4.1.
-const SPF_WORDS: &[&str] = &["none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"];
-const DKIM_WORDS: &[&str] = &["none", "pass", "fail", "policy", "neutral", "temperror", "permerror"];
-const DMARC_WORDS: &[&str] = &["none", "pass", "fail", "temperror", "permerror"];
-const ARC_WORDS: &[&str] = &["none", "pass", "fail"];
 /// A test that names no sender is about something else than the sender.
 const TEST_SENDER: &str = "sender@example.org";
+/// And one that names no time about something else than time: 2026-01-01, a holiday almost everywhere.
+const TEST_TIME: Timestamp = Timestamp(1_767_225_600_000);
 /// RFC 5321 §4.5.3.1.5 allows 512 octets a reply line; this leaves room for the codes, and none for a lecture.
 const REFUSAL_OCTETS_MAX: usize = 400;
 

@@ -24,6 +24,9 @@ impl RuleSet {
             sender: &test.sender,
             client: test.client,
             helo: test.helo.as_deref(),
+            tls: test.tls,
+            at: test.at,
+            message: Fact::Known(&test.message),
             auth: Fact::Known(test.auth),
             score: Fact::Known(test.score),
         };

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::address::{Mailbox, ReversePath};
+use crate::clock::Timestamp;
 use crate::diagnostic::{Report, Source};
+use crate::message::reading::Reading;
 use crate::spam::{Band, Bands};
 
 use super::set::Check;
@@ -61,9 +63,9 @@ fn with_facts<T>(recipient: &str, line: &str, then: impl Fn(&Facts<'_>) -> T) ->
         other => ReversePath::parse(other.unwrap_or("someone@else.example")).unwrap(),
     };
     let known = AuthFacts { spf: result("spf"), dkim: result("dkim"), dmarc: result("dmarc"), arc: result("arc") };
+    let reading = Reading::default();
     then(&Facts {
-        recipient: &recipient,
-        sender: &sender,
+        message: if line.contains("unknown") { Fact::Unknown } else { Fact::Known(&reading) },
         client: value("client").map(|ip| ip.parse().unwrap()),
         helo: value("helo"),
         auth: if line.contains("unknown") { Fact::Unknown } else { Fact::Known(known) },
@@ -72,6 +74,7 @@ fn with_facts<T>(recipient: &str, line: &str, then: impl Fn(&Facts<'_>) -> T) ->
         } else {
             Fact::Known(value("score").map(|score| score.parse().unwrap()))
         },
+        ..Facts::of(&recipient, &sender, Timestamp(0))
     })
 }
 
@@ -245,6 +248,10 @@ fn a_quarantined_held_or_discarded_message_has_its_legs() {
     expect(&set, "a@d.example", "spf=fail", &format!("q, a@d.example | quarantine {{ why: \"spf\" }} | {leg}"));
     // The search ended before the alias; its target alone is kept, so that a release has somewhere to go.
     expect(&set, "a@d.example", "sender=<>", &format!("x | discard {{ why: \"null\" }} | {leg}"));
+    // What is not about recipients makes none.
+    expect(&set, "b@d.example", "sender=<>", "x | 550 5.1.1 no such address here | ");
+    let set =
+        rules("[[rule]]\nname = 'x'\nwhen = { sender = '<>', recipient-domain = 'd.example' }\ndiscard = 'null'\n");
     let leg = "mailbox b@d.example default quarantine";
     expect(&set, "b@d.example", "sender=<>", &format!("x | discard {{ why: \"null\" }} | {leg}"));
 }
@@ -457,7 +464,7 @@ fn at_rcpt_a_recipient_is_refused_only_if_no_completion_accepts_it() {
         ),
         // One defers.
         (
-            "[[rule]]\nwhen = { spf = 'temperror' }\ndefer = 'later'\n[[rule]]\nname = 'r'\nreject = 'no'\n",
+            "[[rule]]\nwhen = { spf = 'temperror', recipient = 'a@d.example' }\ndefer = 'later'\n[[rule]]\nname = 'r'\nreject = 'no'\n",
             " | undecided | ",
         ),
         // Rules that cannot both apply: every completion is a consistent one.
@@ -470,6 +477,80 @@ fn at_rcpt_a_recipient_is_refused_only_if_no_completion_accepts_it() {
     ] {
         let set = rules(text);
         assert_eq!(told(&decide(&set, "a@d.example", "unknown")), expected, "{text}");
+    }
+}
+
+#[test]
+fn at_rcpt_what_stands_in_the_message_refuses_nobody_whom_it_could_help() {
+    for (text, expected) in [
+        ("[[rule]]\nwhen = { subject-matches = 'x' }\nto = 'crm'\n", " | undecided | "),
+        // A rule that goes on and names a target makes an address.
+        ("[[rule]]\nwhen = { subject-matches = 'x' }\nto = 'crm'\ncontinue = true\n", " | undecided | "),
+        (
+            "[[rule]]\nwhen = { subject-matches = 'x' }\nalso = 'crm'\ncontinue = true\n",
+            " | 550 5.1.1 no such address here | ",
+        ),
+        ("[[rule]]\nwhen = { body-matches = 'x' }\nreject = 'no'\n", " | 550 5.1.1 no such address here | "),
+        (
+            "[[rule]]\nwhen = { body-matches = 'x' }\nreject = 'no'\n[alias.'d.example']\na = { to = 'crm' }\n",
+            " | undecided | ",
+        ),
+        // Who is refused for certain is refused, whatever else could apply.
+        (
+            "[[rule]]\nname = 'r'\nreject = 'no'\ncontinue = true\n[[rule]]\nwhen = { size = '1MiB' }\nto = 'crm'\n",
+            "r | 550 5.7.1 no | ",
+        ),
+        ("[[rule]]\nwhen = { list-mail = true, sender = '<>' }\nto = 'crm'\n", " | 550 5.1.1 no such address here | "),
+        ("[[rule]]\nwhen = { any = [{ automatic = true }, { sender = '<>' }] }\nto = 'crm'\n", " | undecided | "),
+        (
+            "[[rule]]\nname = 'n'\nwhen = { not = [{ automatic = true }, { sender = 'someone@else.example' }] }\nto = 'crm'\n",
+            " | 550 5.1.1 no such address here | ",
+        ),
+        (
+            "[[rule]]\nname = 'y'\nwhen = { any = [{ automatic = true }, { sender = 'someone@else.example' }] }\nto = 'crm'\n",
+            "y | relay | to case@crm.example crm quarantine",
+        ),
+    ] {
+        let set = rules(text);
+        assert_eq!(told(&decide(&set, "a@d.example", "unknown")), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_conditions_calendars_and_names_is_told() {
+    for (text, wanted) in [
+        ("[[rule]]\nto = 'crm'\nwhen = { is = 'vip' }\n", "there is no condition `vip`"),
+        ("[[rule]]\nto = 'crm'\nwhen = { during = 'x' }\n", "there is no calendar `x`"),
+        ("[condition]\na = { is = 'b' }\nb = { not = { is = 'a' } }\n", "asks for itself"),
+        ("[calendar]\nx = { zone = 'Mars/X' }\n", "`calendar.x.zone` cannot be `Mars/X`"),
+        ("[calendar]\nx = { hours = '8-9' }\n", "has no `zone`"),
+        ("[[rule]]\nto = 'crm'\nwhen = { any = [] }\n", "an empty array never holds"),
+        ("[[rule]]\nto = 'crm'\nwhen = { not = {} }\n", "a table of conditions is empty"),
+        ("[[rule]]\nto = 'crm'\nwhen = { size = '5MB' }\n", "`rule.when.size` cannot be `5MB`"),
+        ("[[rule]]\nto = 'crm'\nwhen = { header = 'a b' }\n", "`rule.when.header` cannot be `a b`"),
+        ("[[rule]]\nto = 'crm'\nwhen = { attachment = { type = 'pdf' } }\n", "cannot be `pdf`"),
+        ("[[rule]]\nto = 'crm'\nwhen = { subject-matches = '(' }\n", "cannot be `(`"),
+    ] {
+        let told = findings(text).join("\n");
+        assert!(told.contains(wanted), "{text}: {told}");
+    }
+}
+
+#[test]
+fn an_explanation_looks_into_conditions_that_have_others_within() {
+    let set = rules(
+        "[condition]\nvip = { sender-domain = 'x.example', tls = true }\n\
+         [[rule]]\nname = 'one'\nwhen = { is = 'vip' }\nto = 'crm'\n\
+         [[rule]]\nname = 'two'\nwhen = { any = [{ helo = 'h' }, { client = '192.0.2.1' }] }\nto = 'crm'\n\
+         [[rule]]\nname = 'three'\nwhen = { not = { sender = 'u@x.example' } }\nto = 'crm'\n",
+    );
+    let told = with_facts("a@d.example", "sender=u@x.example client=192.0.2.2", |facts| set.explain(facts).render());
+    for line in [
+        "is = \"vip\": tls = true, but saw false",
+        "any = [{ helo = \"h\" }, { client = \"192.0.2.1/32\" }], but saw no HELO (helo = \"h\"); 192.0.2.2 (client = \"192.0.2.1/32\")",
+        "not = { sender = \"u@x.example\" }, but saw u@x.example",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
     }
 }
 
