@@ -221,6 +221,7 @@ fn rule_set() -> RuleSet {
         looks_up_mx: true,
         checks: [true; 4],
         scores: true,
+        now: Timestamp(0),
         read: &|_, _| Err("there are no files".to_owned()),
     };
     let mut report = Report::default();

@@ -127,3 +127,21 @@ fn redecide_knows_the_subject_and_says_when_it_would_need_more() {
     daemon.cli(&["queue", "redecide", "--id", &id]).exits(0);
     wait_for("the mail", || crm.mails().pop().filter(|mail| mail.recipients() == ["ventes@mon-crm.com"]));
 }
+
+#[test]
+fn a_shadow_rule_counts_what_it_would_have_done_and_does_nothing() {
+    let crm = Crm::start();
+    let shadow = RULES.replace(
+        "name = \"programs\"",
+        "name = \"no words\"\nwhen = { body-matches = 'geheim' }\nreject = \"no\"\nenabled = \"shadow\"\n\n[[rule]]\nname = \"programs\"",
+    );
+    let daemon = Setup::new(crm.address()).rules(&shadow).start();
+    let mut client = Client::connect(daemon.smtp);
+    for body in ["Ganz GEHEIM.", "Nichts."] {
+        let message = format!("Subject: x\r\n\r\n{body}\r\n");
+        client.deliver("a@else.example", &["aide@solarmora.com"], message.as_bytes()).queued_as();
+    }
+    assert_eq!(crm.wait_for_mails(2).len(), 2);
+    let series = "pointsman_rule_shadow_hits_total{rule=\"no words\",action=\"reject\"} 1";
+    wait_for(series, || daemon.http("/metrics").1.contains(series).then_some(()));
+}

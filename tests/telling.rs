@@ -19,6 +19,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("messages_total", "counter", &["result"]),
     ("recipients_total", "counter", &["result"]),
     ("rule_hits_total", "counter", &["rule"]),
+    ("rule_shadow_hits_total", "counter", &["action", "rule"]),
     ("rule_last_hit_timestamp_seconds", "gauge", &["rule"]),
     ("legs_total", "counter", &["reason", "route", "state"]),
     ("open_legs", "gauge", &["route", "state"]),
@@ -49,7 +50,9 @@ const NOT_BUILT_YET: &[&str] = &[
 
 #[test]
 fn every_metric_is_there_with_its_type_and_labels() {
-    let (daemon, crm) = Daemon::with_crm();
+    let crm = Crm::start();
+    let shadow = "[[rule]]\nname = \"watched\"\nhold = \"x\"\nenabled = \"shadow\"\n\n[[rule]]";
+    let daemon = Setup::new(crm.address()).rules(&RULES.replacen("[[rule]]", shadow, 1)).start();
     all_kinds_of_mail(&daemon, &crm);
     let metrics = Metrics::of(&daemon);
     for (name, kind, labels) in METRICS {

@@ -47,8 +47,14 @@ fn read(texts: &[&str]) -> (Option<RuleSet>, Report) {
     };
     let sources: Vec<Arc<Source>> =
         texts.iter().enumerate().map(|(n, text)| Source::new(format!("{n}.toml"), *text)).collect();
-    let surroundings =
-        Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &file };
+    let surroundings = Surroundings {
+        routes: &routes,
+        looks_up_mx: true,
+        checks: [true; 4],
+        scores: true,
+        now: Timestamp(0),
+        read: &file,
+    };
     let mut report = Report::default();
     let parsed = parse(&sources, &surroundings, &mut report);
     assert_eq!(parsed.is_none(), report.errors() > 0);

@@ -79,6 +79,10 @@ fn describe() {
     describe_gauge!("pointsman_sessions", "Open SMTP sessions");
     describe_counter!("pointsman_messages_total", "Messages by what the client was told, or aborted by it");
     describe_counter!("pointsman_recipients_total", "Recipients by the reply to RCPT");
+    describe_counter!(
+        "pointsman_rule_shadow_hits_total",
+        "Times a shadow rule would have applied, by what it would have done"
+    );
     describe_counter!("pointsman_rule_hits_total", "Times a rule applied to a recipient of an accepted message");
     describe_gauge!("pointsman_rule_last_hit_timestamp_seconds", Unit::Seconds, "When a rule applied last");
     describe_counter!("pointsman_legs_total", "Entries of legs into a state");

@@ -193,7 +193,7 @@ fn redecide_alias(
     staying: &[&LegRow],
     now: Timestamp,
 ) -> Result<Vec<Redecided>, String> {
-    let Decision { verdict, rules } = decision;
+    let Decision { verdict, rules, shadows: _ } = decision;
     let (start, plans, none_left) = match verdict {
         Verdict::Accept { action, legs } => {
             let none_left = (Reason::Rule, "today's rules make no such copy".to_owned());
@@ -332,7 +332,14 @@ mod tests {
         let read = |_: &str, _: &str| Err("no such file".to_owned());
         let mut report = Report::default();
         let sources = [Source::new("rules.toml".to_owned(), text)];
-        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &read };
+        let around = Surroundings {
+            routes: &routes,
+            looks_up_mx: true,
+            checks: [true; 4],
+            scores: true,
+            now: Timestamp(0),
+            read: &read,
+        };
         let parsed = parse(&sources, &around, &mut report);
         Arc::new(parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules)
     }

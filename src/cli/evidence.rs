@@ -119,6 +119,8 @@ fn considered(out: &mut String, message: &MessageView, rules: &RuleSet) {
                 Consideration::Applied { ended_the_search: false } => "applied".to_owned(),
                 Consideration::Failed { condition, saw } => format!("not: {condition}, and it was {saw}"),
                 Consideration::Open { condition } => format!("not decided: {condition}"),
+                Consideration::Idle { why } => format!("not in force: {why}"),
+                Consideration::Shadow { action } => format!("a shadow, would have applied: {action}"),
             };
             let _ = writeln!(out, "    {}: {}", quoted(&rule.rule), quoted(&what));
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::address::Domain;
 use crate::auth;
+use crate::clock::{Clock, SystemClock};
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
@@ -201,12 +202,11 @@ pub fn resolve(
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
-    let checks = raw.auth.as_ref().map(|auth| &auth.checks);
-    let checks = checks.map_or([false; 4], |checks| [checks.spf, checks.dkim, checks.dmarc, checks.arc]);
+    let checks = checks(&raw);
     let named = |name: &str| read(&path.display().to_string(), name);
     let spam = raw.spam.as_ref().and_then(|raw| spam::resolve(raw, &named, report));
-    let surroundings =
-        Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, scores: spam.is_some(), read };
+    let (now, scores) = (SystemClock::new().now(), spam.is_some());
+    let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, scores, now, read };
     let parsed = rules::parse(&sources, &surroundings, report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {
@@ -370,6 +370,12 @@ fn files(raw: &Raw, folder: &Path) -> Option<tls::Files> {
 }
 
 type Read<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
+
+/// Which checks run, in the order of the rules' own list.
+fn checks(raw: &Raw) -> [bool; 4] {
+    let checks = raw.auth.as_ref().map(|auth| &auth.checks);
+    checks.map_or([false; 4], |checks| [checks.spf, checks.dkim, checks.dmarc, checks.arc])
+}
 
 fn routes(raw: &Raw, path: &Path, read: Read<'_>, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
     let mut names: Vec<&str> = raw.routes.iter().map(|route| route.name.value.as_str()).collect();

@@ -152,7 +152,7 @@ proptest::proptest! {
             let source = Source::new("rules.toml", damaged.as_str());
             let routes = BTreeMap::from([("default".to_owned(), false), ("crm".to_owned(), true)]);
             let read = |_: &str, _: &str| Ok("a@b.example".to_owned());
-            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, checks: [true; 4], scores: true, read: &read }, &mut report);
+            let parsed = rules::parse(&[source], &Surroundings { routes: &routes, looks_up_mx: false, checks: [true; 4], scores: true, now: crate::clock::Timestamp(0), read: &read }, &mut report);
             report.diagnostics().iter().for_each(|d| drop((d.render(true), d.json())));
             if let Some(parsed) = parsed {
                 drop(parsed.rules.run_tests(&Default::default()));

@@ -64,7 +64,11 @@ impl Inbound {
 
         let originals = self.originals(ruling, &message).await?;
         let reading = self.read_for_rules(ruling, &message, &body).await?;
-        let mut planned = combine(decide(ruling, &message, (&checked, &scored, &reading), &originals), &scored)?;
+        let decided = decide(ruling, &message, (&checked, &scored, &reading), &originals);
+        for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
+            events::shadow_hit(&shadow.rule, shadow.action);
+        }
+        let mut planned = combine(decided, &scored)?;
         if let Some((reason, why)) = &checked.quarantine {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
         }

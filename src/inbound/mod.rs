@@ -166,13 +166,13 @@ impl Ruling {
             None => return self.rules.decide(facts),
             Some(Err(Invalid::Form | Invalid::Hash | Invalid::Age)) => {
                 let verdict = Verdict::Reject(Refusal::new(reply::NO_SUCH_RECIPIENT));
-                return Decision { verdict, rules: Vec::new() };
+                return Decision::of(verdict);
             }
             Some(Ok(path)) => path,
         };
         let original = match original {
             Fact::Known(original) => original,
-            Fact::Unknown => return Decision { verdict: Verdict::Undecided, rules: Vec::new() },
+            Fact::Unknown => return Decision::of(Verdict::Undecided),
         };
         let (action, target) = match path.judge(original) {
             Return::Relay(sender) => (Action::Relay, sender),
@@ -181,7 +181,7 @@ impl Ruling {
         };
         // What comes back is told to nobody again.
         let leg = LegPlan { bounces: Bounces::Suppress, ..LegPlan::unrouted(target) };
-        Decision { verdict: Verdict::Accept { action, legs: vec![leg] }, rules: Vec::new() }
+        Decision::of(Verdict::Accept { action, legs: vec![leg] })
     }
 }
 

@@ -123,10 +123,11 @@ fn take_retargeted<'r>(
 
 /// The same but for its place, and for what its targets are.
 fn is_same(old: &Rule, new: &Rule) -> bool {
-    let Rule { name: _, place: _, when, then, continues, names_recipients: _ } = old;
+    let Rule { name: _, place: _, when, then, continues, names_recipients: _, standing } = old;
     let by_name = |then: &Then| Then { to: None, also: Vec::new(), ..then.clone() };
     *when == new.when
         && *continues == new.continues
+        && *standing == new.standing
         && goes(then) == goes(&new.then)
         && by_name(then) == by_name(&new.then)
 }
@@ -167,7 +168,14 @@ mod tests {
         );
         let routes = [("default".to_owned(), true)].into();
         let read = |_: &str, _: &str| Err("no such file".to_owned());
-        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &read };
+        let around = Surroundings {
+            routes: &routes,
+            looks_up_mx: true,
+            checks: [true; 4],
+            scores: true,
+            now: crate::clock::Timestamp(0),
+            read: &read,
+        };
         let mut report = Report::default();
         let parsed = parse(&[Source::new("r.toml", text)], &around, &mut report);
         parsed.unwrap_or_else(|| panic!("{}", report.render(false))).rules

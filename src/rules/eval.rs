@@ -17,7 +17,8 @@ use crate::reply::Refusal;
 use super::condition::{Missing, Truth, truth};
 use super::facts::{AuthFacts, Fact, Facts};
 use super::set::{OurDomain, Rule, RuleSet, Target, Then, sender_key};
-use super::{Action, Bounces, Decision, LegKind, LegPlan, OnSpam, Verdict};
+use super::standing::Force;
+use super::{Action, Bounces, Decision, LegKind, LegPlan, OnSpam, Shadow, Verdict};
 
 /// One recipient's facts in the forms that conditions compare.
 pub(super) struct Subject<'f> {
@@ -128,10 +129,10 @@ impl RuleSet {
     }
 
     fn complete(&self, subject: &Subject<'_>, found: Found<'_>) -> Decision {
-        let missing = match self.walk(subject, &found, Scope::Candidates, OnUnknown::Stop, &mut |_, _| {}) {
+        let missing = match self.walk(subject, &found, Scope::Candidates, OnUnknown::Stop, &mut |_, _, _| {}) {
             Ok(decision) => return decision,
             Err(Missing::Message) => {
-                let undecided = Decision { verdict: Verdict::Undecided, rules: Vec::new() };
+                let undecided = Decision::of(Verdict::Undecided);
                 return self.refused_whatever_comes(subject, &found).unwrap_or(undecided);
             }
             Err(missing) => missing,
@@ -145,7 +146,7 @@ impl RuleSet {
             };
             let both_refuse = matches!((&first.verdict, &decision.verdict), (Verdict::Reject(_), Verdict::Reject(_)));
             if !both_refuse && first.verdict != decision.verdict {
-                return Decision { verdict: Verdict::Undecided, rules: Vec::new() };
+                return Decision::of(Verdict::Undecided);
             }
         }
         first.expect("what is missing has at least the completion `None`")
@@ -180,7 +181,25 @@ impl RuleSet {
         found: &Found<'_>,
         scope: Scope,
         on_unknown: OnUnknown,
-        observe: &mut dyn FnMut(&Rule, Truth),
+        observe: &mut dyn FnMut(&Rule, Force, Truth),
+    ) -> Result<Decision, Missing> {
+        let mut shadows = Vec::new();
+        let mut see = |rule: &Rule, force: Force, truth: Truth| {
+            if (force, truth) == (Force::Shadow, Truth::Holds) {
+                shadows.push(Shadow { rule: rule.name.clone(), action: rule.then.word() });
+            }
+            observe(rule, force, truth);
+        };
+        let decision = self.decide_in_order(subject, found, (scope, on_unknown), &mut see)?;
+        Ok(Decision { shadows, ..decision })
+    }
+
+    fn decide_in_order(
+        &self,
+        subject: &Subject<'_>,
+        found: &Found<'_>,
+        (scope, on_unknown): (Scope, OnUnknown),
+        observe: &mut dyn FnMut(&Rule, Force, Truth),
     ) -> Result<Decision, Missing> {
         let Some(domain) = self.domain(subject.recipient.domain()) else {
             return Ok(refuse(reply::NOT_OURS, Vec::new()));
@@ -195,8 +214,11 @@ impl RuleSet {
         };
         let mut applied: Vec<&Rule> = Vec::new();
         for rule in order.into_iter().map(|at| &self.rules[at]) {
-            let truth = truth(&rule.when, subject, found, plus);
-            observe(rule, truth);
+            let (force, truth) = (rule.standing.at(subject.at), truth(&rule.when, subject, found, plus));
+            observe(rule, force, truth);
+            if force != Force::Applies {
+                continue;
+            }
             match truth {
                 Truth::Fails(_) => {}
                 Truth::Unknown(_, missing) => match on_unknown {
@@ -211,8 +233,13 @@ impl RuleSet {
                 }
             }
         }
+        if let Some(rule) = self.alias_as_it_stands(subject, plus).filter(|rule| !rule.standing.is_plain()) {
+            observe(rule, rule.standing.at(subject.at), Truth::Holds);
+        }
         if let Some(rule) = self.alias(subject, plus) {
-            observe(rule, Truth::Holds);
+            if rule.standing.is_plain() {
+                observe(rule, Force::Applies, Truth::Holds);
+            }
             applied.push(rule);
             if !rule.continues {
                 return Ok(self.conclude(subject, domain, &applied, None));
@@ -220,7 +247,7 @@ impl RuleSet {
         }
         let fallback = self.fallback(subject, domain);
         if let Some(Fallback::CatchAll(rule)) = fallback {
-            observe(rule, Truth::Holds);
+            observe(rule, Force::Applies, Truth::Holds);
             applied.push(rule);
         }
         Ok(self.conclude(subject, domain, &applied, fallback.or(Some(Fallback::Nothing))))
@@ -236,7 +263,8 @@ impl RuleSet {
         let mut applied: Vec<&Rule> = Vec::new();
         let refusal = |decision: Decision| matches!(decision.verdict, Verdict::Reject(_)).then_some(decision);
         let mut namer = None;
-        for rule in order.into_iter().map(|at| &self.rules[at]) {
+        let in_force = |rule: &&Rule| rule.standing.at(subject.at) == Force::Applies;
+        for rule in order.into_iter().map(|at| &self.rules[at]).filter(in_force) {
             match truth(&rule.when, subject, found, plus) {
                 Truth::Fails(_) => {}
                 Truth::Holds => {
@@ -267,8 +295,13 @@ impl RuleSet {
         refusal(self.conclude(subject, domain, &applied, fallback.or(Some(Fallback::Nothing))))
     }
 
-    /// The alias of the recipient: as given, else without its tag where the domain or the alias says so.
+    /// The alias of the recipient, where it is in force.
     fn alias(&self, subject: &Subject<'_>, plus: bool) -> Option<&Rule> {
+        self.alias_as_it_stands(subject, plus).filter(|rule| rule.standing.at(subject.at) == Force::Applies)
+    }
+
+    /// As given, else without its tag where the domain or the alias says so.
+    fn alias_as_it_stands(&self, subject: &Subject<'_>, plus: bool) -> Option<&Rule> {
         if let Some(alias) = self.aliases.get(&subject.key) {
             return Some(&alias.rule);
         }
@@ -297,7 +330,7 @@ impl RuleSet {
         // RFC 5321 §4.5.1, RFC 2142: somebody must be reachable whatever the rules say of everybody.
         let always_taken = is_role(subject, domain) && (domain.role.is_some() || domain.mailboxes.is_some());
         if let Some(refusal) = thens().find_map(|then| then.reject.as_ref()).filter(|_| !always_taken) {
-            return Decision { verdict: Verdict::Reject(refusal.clone()), rules };
+            return Decision { rules, ..Decision::of(Verdict::Reject(refusal.clone())) };
         }
         let to = thens().find_map(|then| then.to.as_ref());
         // A copy, a band or a hold of a rule that goes on does not make an address out of a name nobody gave; nor does one
@@ -314,7 +347,7 @@ impl RuleSet {
         } else if let Some(why) = why(|then| then.hold.as_ref()) {
             Action::Hold { why }
         } else if let Some(refusal) = thens().find_map(|then| then.defer.as_ref()).filter(|_| !always_taken) {
-            return Decision { verdict: Verdict::Defer(refusal.clone()), rules };
+            return Decision { rules, ..Decision::of(Verdict::Defer(refusal.clone())) };
         } else if let Some(why) = why(|then| then.discard.as_ref()) {
             Action::Discard { why }
         } else {
@@ -324,7 +357,7 @@ impl RuleSet {
         if always_taken {
             legs.iter_mut().for_each(|leg| leg.on_spam = OnSpam::Deliver);
         }
-        Decision { verdict: Verdict::Accept { action, legs }, rules }
+        Decision { rules, ..Decision::of(Verdict::Accept { action, legs }) }
     }
 
     /// At least one leg: what nobody sends elsewhere goes to the recipient itself, so that even a discarded message
@@ -430,7 +463,7 @@ enum Fallback<'r> {
 }
 
 fn refuse(reply: reply::Reply, rules: Vec<String>) -> Decision {
-    Decision { verdict: Verdict::Reject(Refusal::new(reply)), rules }
+    Decision { rules, ..Decision::of(Verdict::Reject(Refusal::new(reply))) }
 }
 
 fn is_role(subject: &Subject<'_>, domain: &OurDomain) -> bool {

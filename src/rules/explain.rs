@@ -10,6 +10,7 @@ use super::condition::Truth;
 use super::eval::{Found, OnUnknown, Scope, Subject};
 use super::set::{Rule, RuleSet};
 use super::sight::Sight;
+use super::standing::Force;
 use super::{Action, Bounces, Decision, Facts, LegKind, LegPlan, OnSpam, Verdict};
 
 /// A decision and the way to it.
@@ -41,6 +42,14 @@ pub enum Consideration {
         condition: String,
         saw: String,
     },
+    /// It is not in force, for this reason.
+    Idle {
+        why: &'static str,
+    },
+    /// It would apply, and do this, were it not a shadow.
+    Shadow {
+        action: &'static str,
+    },
     /// It depends on what is not known yet.
     Open {
         condition: String,
@@ -54,8 +63,14 @@ impl RuleSet {
         let plus_strip = self.domain(facts.recipient.domain()).is_some_and(|domain| domain.plus_strip);
         let sight = Sight { facts, subject: &subject, found: &found, plus_strip };
         let mut considered = Vec::new();
-        let mut observe = |rule: &Rule, truth: Truth| {
+        let mut observe = |rule: &Rule, force: Force, truth: Truth| {
+            if let Force::Idle(why) = force {
+                let (rule, place) = (rule.name.clone(), rule.place.clone());
+                considered.push(Considered { rule, place, result: Consideration::Idle { why } });
+                return;
+            }
             let result = match truth {
+                Truth::Holds if force == Force::Shadow => Consideration::Shadow { action: rule.then.word() },
                 Truth::Holds => Consideration::Applied { ended_the_search: !rule.continues },
                 Truth::Fails(at) => {
                     let (condition, saw) = sight.blame(&rule.when[at]);
@@ -91,6 +106,10 @@ impl Explanation {
                 Consideration::Failed { condition, saw } => {
                     format!("  - {rule}  ({place})  {condition}, but saw {}", escape(saw))
                 }
+                Consideration::Idle { why } => format!("  . {rule}  ({place})  {why}"),
+                Consideration::Shadow { action } => {
+                    format!("  ~ {rule}  ({place})  a shadow: it would apply ({action})")
+                }
                 Consideration::Open { condition } => format!("  ? {rule}  ({place})  {condition} is not known yet"),
             };
             out.push_str(&line);
@@ -111,6 +130,8 @@ impl Explanation {
                     Consideration::Applied { .. } => ("applied", None, None),
                     Consideration::Failed { condition, saw } => ("failed", Some(condition), Some(saw)),
                     Consideration::Open { condition } => ("unknown", Some(condition), None),
+                    Consideration::Idle { .. } => ("idle", None, None),
+                    Consideration::Shadow { .. } => ("shadow", None, None),
                 };
                 let ended = considered.result == Consideration::Applied { ended_the_search: true };
                 json!({

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::address::{Domain, Mailbox};
+use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report};
 
 use super::set::{RuleSet, Target};
@@ -10,8 +11,15 @@ use super::syntax::{RuleEntry, RuleFile};
 use super::{DEFAULT_ROUTE, OnSpam};
 
 /// Looks at files that resolve. `routes` says of each route whether it has `hosts`.
-pub(super) fn lint(file: &RuleFile, rules: &RuleSet, routes: &BTreeMap<String, bool>, report: &mut Report) {
+pub(super) fn lint(
+    file: &RuleFile,
+    rules: &RuleSet,
+    routes: &BTreeMap<String, bool>,
+    now: Timestamp,
+    report: &mut Report,
+) {
     patterns(file, report);
+    expired(file, now, report);
     unreachable(file, report);
     same_target(file, report);
     to_and_also(file, rules, report);
@@ -35,6 +43,21 @@ fn patterns(file: &RuleFile, report: &mut Report) {
     }
 }
 
+/// What is over will not come back.
+fn expired(file: &RuleFile, now: Timestamp, report: &mut Report) {
+    let rules = file.rules.iter().map(|rule| (rule.name.clone(), &rule.standing));
+    let aliases = file.aliases.iter().map(|alias| {
+        let name = Placed { value: alias.address.value.key(), place: alias.address.place.clone() };
+        (name, &alias.standing)
+    });
+    for (name, standing) in rules.chain(aliases) {
+        if standing.not_after.is_some_and(|until| until < now) {
+            let over = Diagnostic::warning(format!("the time of `{}` is over", name.value)).at(&name.place);
+            report.add(over.label("its `not-after` has passed").help("take it out, or give it another time"));
+        }
+    }
+}
+
 /// What comes behind a rule that ends the search for certain never applies.
 fn unreachable(file: &RuleFile, report: &mut Report) {
     let mut ended = Ended::default();
@@ -45,7 +68,7 @@ fn unreachable(file: &RuleFile, report: &mut Report) {
         if let Some(place) = ended.everywhere.or(ends.first().copied().filter(|_| all)) {
             report.add(never(&rule.name, place));
         }
-        if !rule.continues {
+        if !rule.continues && rule.standing.is_plain() {
             ended.add(rule);
         }
     }

@@ -13,6 +13,7 @@ pub mod facts;
 pub mod pattern;
 pub mod calendar;
 pub mod when;
+pub mod standing;
 pub mod syntax;
 pub mod set;
 mod condition;
@@ -40,6 +41,24 @@ pub struct Decision {
     pub verdict: Verdict,
     /// The names of the rules that applied, in the order in which they did.
     pub rules: Vec<String>,
+    /// Shadow rules that would have applied, had they been asked for more than that.
+    pub shadows: Vec<Shadow>,
+}
+
+impl Decision {
+    /// No rule had a say.
+    #[must_use]
+    pub fn of(verdict: Verdict) -> Decision {
+        Decision { verdict, rules: Vec::new(), shadows: Vec::new() }
+    }
+}
+
+/// A rule that is only watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    pub rule: String,
+    /// What it would have done: reject, quarantine, hold, defer, discard, to, also, other.
+    pub action: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

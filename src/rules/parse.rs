@@ -9,6 +9,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use crate::address::{Domain, Mailbox};
+use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::message::reading::Wanted;
@@ -17,6 +18,7 @@ use super::calendar::Calendar;
 use super::condition::{Condition, Named};
 use super::lint;
 use super::set::{Alias, AuthWords, Check, Index, List, OurDomain, Rule, RuleSet, Scores, Target, Then, sender_key};
+use super::standing::Standing;
 use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, RuleFile, TargetEntry};
 
 /// What rules refer to outside of their files.
@@ -29,6 +31,8 @@ pub struct Surroundings<'a> {
     pub checks: [bool; 4],
     /// Mail that comes in gets a spam score.
     pub scores: bool,
+    /// What has expired is told by it.
+    pub now: Timestamp,
     /// The text of the file that a target names: given the rules file's path and the name as written. Errors are shown.
     pub read: &'a dyn Fn(&str, &str) -> Result<String, String>,
 }
@@ -83,7 +87,7 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
     }
     rules.hash = resolver.digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     if whole {
-        lint::lint(&file, &rules, surroundings.routes, report);
+        lint::lint(&file, &rules, surroundings.routes, surroundings.now, report);
     }
     if report.errors() > before {
         return None;
@@ -302,7 +306,8 @@ impl Resolver<'_> {
             let then = Then { to: Some(self.destination(text)?), ..Then::default() };
             let name = format!("catch-all of {}", entry.name.value);
             let place = text.place.to_string();
-            Some(Rule { name, place, when: Vec::new(), then, continues: false, names_recipients: true })
+            let standing = Standing::default();
+            Some(Rule { name, place, when: Vec::new(), then, continues: false, names_recipients: true, standing })
         });
         let role = entry.role.as_ref().and_then(|text| self.destination(text));
         let plus_strip = entry.plus_strip;
@@ -314,7 +319,15 @@ impl Resolver<'_> {
         let then = self.body(&entry.body, &entry.name, entry.continues);
         let place = entry.name.place.to_string();
         let names_recipients = when.iter().any(Condition::is_about_recipients);
-        Rule { name: entry.name.value.clone(), place, when, then, continues: entry.continues, names_recipients }
+        Rule {
+            name: entry.name.value.clone(),
+            place,
+            when,
+            then,
+            continues: entry.continues,
+            names_recipients,
+            standing: entry.standing.clone(),
+        }
     }
 
     fn alias(&mut self, entry: &AliasEntry) -> (String, Alias) {
@@ -322,8 +335,15 @@ impl Resolver<'_> {
         self.ours(entry.address.value.domain(), &entry.address.place);
         let then = self.body(&entry.body, &name, entry.continues);
         let place = name.place.to_string();
-        let (name_shown, continues) = (name.value.clone(), entry.continues);
-        let rule = Rule { name: name_shown, place, when: Vec::new(), then, continues, names_recipients: true };
+        let rule = Rule {
+            name: name.value.clone(),
+            place,
+            when: Vec::new(),
+            then,
+            continues: entry.continues,
+            names_recipients: true,
+            standing: entry.standing.clone(),
+        };
         (name.value, Alias { rule, plus_strip: entry.plus_strip })
     }
 

@@ -13,6 +13,7 @@ use crate::reply::Refusal;
 
 use super::condition::Condition;
 use super::eval::untagged;
+use super::standing::Standing;
 use super::syntax::TestEntry;
 use super::{Bounces, DEFAULT_ROUTE, OnSpam};
 
@@ -69,6 +70,7 @@ pub(super) struct Rule {
     pub continues: bool,
     /// It is about certain recipients, which exist by it, wherever their mail goes.
     pub names_recipients: bool,
+    pub standing: Standing,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,6 +85,24 @@ pub(super) struct Then {
     pub quarantine: Option<String>,
     pub hold: Option<String>,
     pub discard: Option<String>,
+}
+
+impl Then {
+    /// What it does first of all, for the count of what shadows would have done.
+    pub(super) fn word(&self) -> &'static str {
+        [
+            (self.reject.is_some(), "reject"),
+            (self.quarantine.is_some(), "quarantine"),
+            (self.hold.is_some(), "hold"),
+            (self.defer.is_some(), "defer"),
+            (self.discard.is_some(), "discard"),
+            (self.to.is_some(), "to"),
+            (!self.also.is_empty(), "also"),
+        ]
+        .into_iter()
+        .find_map(|(does, word)| does.then_some(word))
+        .unwrap_or("other")
+    }
 }
 
 /// Where a leg goes.

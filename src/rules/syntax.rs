@@ -16,6 +16,7 @@ use crate::units;
 
 use super::calendar::{self, Calendar};
 use super::facts::AuthFacts;
+use super::standing::Standing;
 use super::when::{ARC_WORDS, DKIM_WORDS, DMARC_WORDS, SPF_WORDS, When, word};
 use super::{Bounces, OnSpam};
 
@@ -61,6 +62,7 @@ pub struct RuleEntry {
     pub when: When,
     pub body: Body,
     pub continues: bool,
+    pub standing: Standing,
 }
 
 /// A line of `[alias."…"]`.
@@ -70,6 +72,7 @@ pub struct AliasEntry {
     pub body: Body,
     pub continues: bool,
     pub plus_strip: bool,
+    pub standing: Standing,
 }
 
 /// What a rule does.
@@ -241,8 +244,9 @@ fn rule(mut section: Section<'_>, inert: &mut Vec<String>) -> RuleEntry {
     let when = section.section("when").map(When::read).unwrap_or_default();
     let body = body(&mut section, inert);
     let continues = continues(&mut section);
+    let standing = Standing::read(&mut section);
     section.finish();
-    RuleEntry { name, when, body, continues }
+    RuleEntry { name, when, body, continues, standing }
 }
 
 fn alias(
@@ -261,9 +265,10 @@ fn alias(
     let body = body(&mut section, inert);
     let continues = continues(&mut section);
     let plus_strip = plus(&mut section);
+    let standing = Standing::read(&mut section);
     section.finish();
     let address = Placed { value: address.ok()?, place: local.place.clone() };
-    Some(AliasEntry { address, body, continues, plus_strip })
+    Some(AliasEntry { address, body, continues, plus_strip, standing })
 }
 
 fn continues(section: &mut Section<'_>) -> bool {

@@ -31,7 +31,14 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
     let mut report = Report::default();
     let parsed = parse(
         &sources,
-        &Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores: true, read: &read },
+        &Surroundings {
+            routes: &routes,
+            looks_up_mx: true,
+            checks: [true; 4],
+            scores: true,
+            now: Timestamp(0),
+            read: &read,
+        },
         &mut report,
     );
     (parsed.map(|parsed| parsed.rules), report)
@@ -537,6 +544,32 @@ fn what_is_wrong_with_conditions_calendars_and_names_is_told() {
 }
 
 #[test]
+fn a_shadow_is_counted_and_an_idle_rule_is_not_asked() {
+    let set = rules(
+        "[[rule]]\nname = 'strict'\nwhen = { dmarc = 'fail' }\nreject = 'no'\nenabled = 'shadow'\n\
+         [[rule]]\nname = 'over'\nquarantine = 'x'\nnot-after = '1969-12-31'\n\
+         [[rule]]\nname = 'off'\nreject = 'no'\nenabled = false\n\
+         [alias.'d.example']\na = { to = 'crm' }\nb = { to = 'crm', enabled = 'shadow' }\n",
+    );
+    let decision = decide(&set, "a@d.example", "dmarc=fail");
+    assert_eq!(told(&decision), "a@d.example | relay | to case@crm.example crm quarantine");
+    assert_eq!(decision.shadows, [super::Shadow { rule: "strict".to_owned(), action: "reject" }]);
+    assert!(decide(&set, "a@d.example", "dmarc=pass").shadows.is_empty());
+    assert_eq!(decide(&set, "b@d.example", "").shadows[0].rule, "b@d.example");
+    assert!(matches!(decide(&set, "b@d.example", "").verdict, Verdict::Reject(_)), "a shadow makes no address");
+    let shown = with_facts("a@d.example", "dmarc=fail", |facts| set.explain(facts).render());
+    for line in
+        ["~ strict  (rules/0.toml", "a shadow: it would apply (reject)", "its time is over", "it is switched off"]
+    {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+    let told = findings("[[rule]]\nname = 'x'\nto = 'crm'\nnot-after = '1969-01-01'\n").join("\n");
+    assert!(told.contains("the time of `x` is over"), "{told}");
+    let told = findings("[[rule]]\nto = 'crm'\nnot-before = '2026-02-01'\nnot-after = '2026-01-01'\n").join("\n");
+    assert!(told.contains("ends before it begins"), "{told}");
+}
+
+#[test]
 fn an_explanation_looks_into_conditions_that_have_others_within() {
     let set = rules(
         "[condition]\nvip = { sender-domain = 'x.example', tls = true }\n\
@@ -634,7 +667,14 @@ fn what_waits_for_the_look_up_of_an_mx_is_named() {
     let inert = |text: &str, looks_up_mx| {
         let routes = BTreeMap::from([("default", false), ("crm", true), ("mx", false)].map(|(n, h)| (n.to_owned(), h)));
         let read = |_: &str, _: &str| Ok("secret@crm.example".to_owned());
-        let surroundings = Surroundings { routes: &routes, looks_up_mx, checks: [true; 4], scores: true, read: &read };
+        let surroundings = Surroundings {
+            routes: &routes,
+            looks_up_mx,
+            checks: [true; 4],
+            scores: true,
+            now: Timestamp(0),
+            read: &read,
+        };
         let mut report = Report::default();
         let text = format!("[domain.'d.example']\nrole = 'admin@x.example'\n{text}");
         let parsed = parse(&[Source::new("r.toml", text)], &surroundings, &mut report);
@@ -821,7 +861,14 @@ fn without_a_score_what_asks_for_one_is_named() {
         let routes =
             BTreeMap::from([("default", false), ("crm", true), ("google", true)].map(|(n, h)| (n.to_owned(), h)));
         let read = |_: &str, _: &str| Err("no such file".to_owned());
-        let around = Surroundings { routes: &routes, looks_up_mx: true, checks: [true; 4], scores, read: &read };
+        let around = Surroundings {
+            routes: &routes,
+            looks_up_mx: true,
+            checks: [true; 4],
+            scores,
+            now: Timestamp(0),
+            read: &read,
+        };
         parse(&[Source::new("r.toml", text)], &around, &mut Report::default()).unwrap().inert
     };
     for text in
