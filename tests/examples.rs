@@ -282,6 +282,8 @@ fn the_reference_of_the_rules_shows_what_holds() {
     let blocks = fenced(&text, "toml");
     let (ground, examples) = blocks.split_first().expect("the lines that the examples stand on");
     assert!(examples.len() > 4, "the examples were not found");
+    let files = fenced(&text, "csv");
+    assert_eq!(files.len(), 2, "the files that the examples name");
     for example in examples {
         let folder = tempfile::tempdir().unwrap();
         let main =
@@ -289,6 +291,9 @@ fn the_reference_of_the_rules_shows_what_holds() {
         fs::write(folder.path().join("pointsman.toml"), main).unwrap();
         fs::create_dir(folder.path().join("rules")).unwrap();
         fs::write(folder.path().join("rules/0.toml"), ground).unwrap();
+        for (name, file) in ["customers.csv", "clients.csv"].iter().zip(&files) {
+            fs::write(folder.path().join("rules").join(name), file).unwrap();
+        }
         fs::write(folder.path().join("rules/1.toml"), example).unwrap();
         let (report, summary) = check(&folder.path().join("pointsman.toml"), true);
         assert!(report.is_empty(), "{}", report.render(false));

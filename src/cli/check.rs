@@ -11,6 +11,7 @@ use crate::config::files::short;
 use crate::config::{self, Summary};
 use crate::diagnostic::Report;
 use crate::reload::start;
+use crate::rules::set::Counts;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -50,13 +51,14 @@ pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
 fn print_summary(summary: &Summary) {
     let Summary { hostname, hash, rule_set, rule_files, routes, counts, inert, notes } = summary;
     println!(
-        "{hostname}: configuration {}, rule set {rule_set} from {}: {}, {}, {}, {}, {}; {}",
+        "{hostname}: configuration {}, rule set {rule_set} from {}: {}, {}, {}, {}{}, {}; {}",
         short(hash),
         plural(*rule_files, "file"),
         plural(counts.domains, "domain"),
         plural(counts.targets, "target"),
         plural(counts.rules, "rule"),
         plural(counts.aliases, "alias"),
+        lists(*counts),
         plural(counts.tests, "test"),
         plural(*routes, "route"),
     );
@@ -66,6 +68,19 @@ fn print_summary(summary: &Summary) {
     if !inert.is_empty() {
         println!("accepted, but without function yet: {}", inert.join(", "));
     }
+}
+
+/// With how many entries: what came out of files is not seen otherwise.
+fn lists(counts: Counts) -> String {
+    let mut told = String::new();
+    for (count, kind, entries) in
+        [(counts.lists, "list", counts.list_members), (counts.maps, "map", counts.map_entries)]
+    {
+        if count > 0 {
+            told.push_str(&format!(", {} ({})", plural(count, kind), plural(entries, "entry")));
+        }
+    }
+    told
 }
 
 fn verdict(errors: usize, warnings: usize, findings: usize) -> String {

@@ -14,8 +14,9 @@ use crate::network::Network;
 use super::calendar::Calendar;
 use super::eval::{Found, Subject};
 use super::facts::Fact;
+use super::lists::List;
 use super::pattern::Pattern;
-use super::set::{Check, List, Scores, Sizes};
+use super::set::{Check, Scores, Sizes};
 
 /// One key of `when`; it holds if any of its values does.
 #[derive(Clone, Debug, PartialEq)]

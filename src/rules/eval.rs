@@ -300,13 +300,15 @@ impl RuleSet {
         self.alias_as_it_stands(subject, plus).filter(|rule| rule.standing.at(subject.at) == Force::Applies)
     }
 
-    /// As given, else without its tag where the domain or the alias says so.
+    /// As given, else without its tag where the domain or the alias says so; else what a map says.
     fn alias_as_it_stands(&self, subject: &Subject<'_>, plus: bool) -> Option<&Rule> {
         if let Some(alias) = self.aliases.get(&subject.key) {
             return Some(&alias.rule);
         }
-        let alias = self.aliases.get(subject.untagged.as_ref()?)?;
-        if plus || alias.plus_strip { Some(&alias.rule) } else { None }
+        let untagged = subject.untagged.as_ref();
+        let alias = untagged.and_then(|key| self.aliases.get(key)).filter(|alias| plus || alias.plus_strip);
+        let mapped = || self.mapped(&subject.key).or(untagged.filter(|_| plus).and_then(|key| self.mapped(key)));
+        alias.map(|alias| &alias.rule).or_else(mapped)
     }
 
     fn fallback<'r>(&'r self, subject: &Subject<'_>, domain: &'r OurDomain) -> Option<Fallback<'r>> {

@@ -16,6 +16,7 @@ pub mod when;
 pub mod standing;
 pub mod syntax;
 pub mod set;
+mod lists;
 mod condition;
 pub mod eval;
 mod lint;

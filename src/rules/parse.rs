@@ -17,9 +17,10 @@ use crate::message::reading::Wanted;
 use super::calendar::Calendar;
 use super::condition::{Condition, Named};
 use super::lint;
-use super::set::{Alias, AuthWords, Check, Index, List, OurDomain, Rule, RuleSet, Scores, Target, Then, sender_key};
+use super::lists::{List, Map};
+use super::set::{Alias, AuthWords, Check, Index, OurDomain, Rule, RuleSet, Scores, Target, Then};
 use super::standing::Standing;
-use super::syntax::{self, AliasEntry, Body, DomainEntry, Member, RuleEntry, RuleFile, TargetEntry};
+use super::syntax::{self, AliasEntry, Body, DomainEntry, RuleEntry, RuleFile, TargetEntry};
 
 /// What rules refer to outside of their files.
 pub struct Surroundings<'a> {
@@ -63,6 +64,7 @@ pub fn parse(sources: &[Arc<Source>], surroundings: &Surroundings<'_>, report: &
         file.rules.extend(next.rules);
         file.aliases.extend(next.aliases);
         file.lists.extend(next.lists);
+        file.maps.extend(next.maps);
         file.calendars.extend(next.calendars);
         file.conditions.extend(next.conditions);
         file.tests.extend(next.tests);
@@ -121,7 +123,7 @@ pub(super) struct Resolver<'a> {
     pub(super) report: &'a mut Report,
     targets: BTreeMap<String, Target>,
     /// Every place that says where mail goes, to be checked when all aliases are known.
-    target_places: Vec<(Mailbox, Place)>,
+    pub(super) target_places: Vec<(Mailbox, Place)>,
     target_files: Vec<(String, Place)>,
     pub(super) lists: HashMap<String, Arc<List>>,
     pub(super) calendars: HashMap<String, Arc<Calendar>>,
@@ -147,14 +149,14 @@ impl Resolver<'_> {
                 self.targets.insert(entry.name.value.clone(), target);
             }
         }
-        for entry in &file.lists {
-            self.lists.insert(entry.name.value.clone(), Arc::new(resolve_list(entry)));
-        }
+        self.unique("map", file.maps.iter().map(|map| &map.name));
+        self.lists(file);
         self.calendars(file);
         self.conditions(file);
         let domains: Vec<OurDomain> = file.domains.iter().map(|entry| self.domain(entry)).collect();
         let rules: Vec<Rule> = file.rules.iter().map(|entry| self.rule(entry)).collect();
         let aliases = file.aliases.iter().map(|entry| self.alias(entry)).collect();
+        let maps: Vec<Map> = file.maps.iter().map(|entry| self.map(entry)).collect();
         let asked = Asked::by(&rules);
         let set = RuleSet {
             domain_index: domains.iter().enumerate().rev().map(|(at, domain)| (domain.name.clone(), at)).collect(),
@@ -165,6 +167,8 @@ impl Resolver<'_> {
             wanted: asked.wanted,
             rules,
             aliases,
+            maps,
+            listed: (self.lists.len(), self.lists.values().map(|list| list.len()).sum()),
             targets: std::mem::take(&mut self.targets),
             target_files: std::mem::take(&mut self.target_files),
             tests: Vec::new(),
@@ -227,14 +231,7 @@ impl Resolver<'_> {
     }
 
     fn address_in_file(&mut self, name: &str, place: &Place) -> Option<Mailbox> {
-        let text = match (self.surroundings.read)(&place.source.path, name) {
-            Ok(text) => text,
-            Err(error) => {
-                self.report.add(Diagnostic::error(format!("cannot read `{name}`: {error}")).at(place));
-                return None;
-            }
-        };
-        self.digest_part(&text);
+        let text = self.text_of(name, place)?;
         self.target_files.push((name.to_owned(), place.clone()));
         let address = match Mailbox::parse(text.trim()) {
             Ok(address) if address.domain().is_literal() => Err(NO_LITERAL.to_owned()),
@@ -244,6 +241,20 @@ impl Resolver<'_> {
         // The content is a secret: it is not shown.
         let wrong = |why: String| Diagnostic::error(format!("`{name}` does not hold one address")).at(place).label(why);
         address.map_err(|why| self.report.add(wrong(why))).ok()
+    }
+
+    /// The text of a file that is named at `place`; it belongs to the rule set.
+    pub(super) fn text_of(&mut self, name: &str, place: &Place) -> Option<String> {
+        match (self.surroundings.read)(&place.source.path, name) {
+            Ok(text) => {
+                self.digest_part(&text);
+                Some(text)
+            }
+            Err(error) => {
+                self.report.add(Diagnostic::error(format!("cannot read `{name}`: {error}")).at(place));
+                None
+            }
+        }
     }
 
     fn digest_part(&mut self, text: &str) {
@@ -270,6 +281,27 @@ impl Resolver<'_> {
             unknown = unknown.label(format!("did you mean `{near}`?"));
         }
         self.report.add(unknown.help(format!("there are: {}", list(known))));
+    }
+
+    /// A target's name, or an address, in a file.
+    pub(super) fn target_of(&mut self, text: &str, place: &Place) -> Result<Target, String> {
+        if let Some(target) = self.targets.get(text) {
+            return Ok(target.clone());
+        }
+        let address = Mailbox::parse(text).map_err(|_| format!("there is no target `{text}`, and it is no address"))?;
+        if address.domain().is_literal() {
+            return Err(NO_LITERAL.to_owned());
+        }
+        self.target_places.push((address.clone(), place.clone()));
+        Ok(Target::of(address))
+    }
+
+    /// One target, or those of a list.
+    fn destinations(&mut self, text: &Placed<String>) -> Vec<Target> {
+        match text.value.strip_prefix("list:") {
+            Some(name) => self.list_as_targets(name, &text.place),
+            None => self.destination(text).into_iter().collect(),
+        }
     }
 
     /// A target's name, or an address.
@@ -350,7 +382,7 @@ impl Resolver<'_> {
     fn body(&mut self, body: &Body, name: &Placed<String>, continues: bool) -> Then {
         let then = Then {
             to: body.to.as_ref().and_then(|text| self.destination(text)),
-            also: body.also.iter().filter_map(|text| self.destination(text)).collect(),
+            also: body.also.iter().flat_map(|text| self.destinations(text)).collect(),
             route: self.route(body.route.as_ref()),
             on_spam: body.on_spam,
             bounces: body.bounces,
@@ -374,9 +406,14 @@ impl Resolver<'_> {
         then
     }
 
+    /// Whether the domain is declared, as far as all files could be read.
+    pub(super) fn is_ours(&self, domain: &Domain) -> bool {
+        !self.whole || self.domains.contains(domain)
+    }
+
     /// Mail for a domain that nobody declared would be relayed for strangers.
     pub(super) fn ours(&mut self, domain: &Domain, place: &Place) {
-        if self.whole && !self.domains.contains(domain) {
+        if !self.is_ours(domain) {
             let foreign = Diagnostic::error(format!("`{domain}` is not a domain of ours")).at(place);
             self.report.add(foreign.help(format!("our domains are those declared: add `[domain.\"{domain}\"]`")));
         }
@@ -411,21 +448,6 @@ fn alias_name(entry: &AliasEntry) -> Placed<String> {
 
 fn lower(domain: &Placed<Domain>) -> Placed<String> {
     Placed { value: domain.value.to_string(), place: domain.place.clone() }
-}
-
-fn resolve_list(entry: &syntax::ListEntry) -> List {
-    let mut list = List { name: entry.name.value.clone(), ..List::default() };
-    for member in &entry.members {
-        match member {
-            Member::Address(address) => {
-                list.addresses.insert(sender_key(address));
-            }
-            Member::Domain(domain) => {
-                list.domains.insert(domain.clone());
-            }
-        }
-    }
-    list
 }
 
 /// What rules ask of what is found out after the final dot.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::diagnostic::{Diagnostic, Placed};
 
 use super::condition::{AttachmentCondition, Condition, FieldCondition, Named};
+use super::lists::List;
 use super::parse::Resolver;
-use super::set::{Check, List, sender_key};
+use super::set::{Check, sender_key};
 use super::syntax::{ConditionEntry, RuleFile};
 use super::when::{AttachmentEntry, FieldEntry, When};
 

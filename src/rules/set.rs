@@ -4,7 +4,7 @@
 //! names its recipients is found through them; the others are tried in order. The index only leaves out rules whose
 //! recipient condition cannot hold: `explain` walks all of them and arrives at the same decision.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::address::{Domain, Mailbox, ReversePath};
 use crate::diagnostic::Place;
@@ -13,6 +13,7 @@ use crate::reply::Refusal;
 
 use super::condition::Condition;
 use super::eval::untagged;
+use super::lists::Map;
 use super::standing::Standing;
 use super::syntax::TestEntry;
 use super::{Bounces, DEFAULT_ROUTE, OnSpam};
@@ -26,7 +27,11 @@ pub struct RuleSet {
     pub(super) index: Index,
     /// By [`Mailbox::key`].
     pub(super) aliases: HashMap<String, Alias>,
+    /// Asked after the aliases, in the order of the files.
+    pub(super) maps: Vec<Map>,
     pub(super) targets: BTreeMap<String, Target>,
+    /// Lists that rules name, and their members.
+    pub(super) listed: (usize, usize),
     pub(super) tests: Vec<TestEntry>,
     pub(super) hash: String,
     pub(super) auth_words: AuthWords,
@@ -183,22 +188,6 @@ impl Check {
     }
 }
 
-/// A `[list]`.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct List {
-    pub name: String,
-    /// [`sender_key`]s.
-    pub addresses: HashSet<String>,
-    pub domains: HashSet<Domain>,
-}
-
-impl List {
-    /// `key` is a [`Mailbox::key`] or a [`sender_key`], `domain` that of the same address.
-    pub(super) fn contains(&self, key: &str, domain: Option<&Domain>) -> bool {
-        self.addresses.contains(key) || domain.is_some_and(|domain| self.domains.contains(domain))
-    }
-}
-
 /// What senders are compared by: the key of the mailbox, or `<>`.
 pub(super) fn sender_key(sender: &ReversePath) -> String {
     match sender {
@@ -257,6 +246,10 @@ pub struct Counts {
     pub targets: usize,
     pub rules: usize,
     pub aliases: usize,
+    pub lists: usize,
+    pub list_members: usize,
+    pub maps: usize,
+    pub map_entries: usize,
     pub tests: usize,
 }
 
@@ -311,6 +304,10 @@ impl RuleSet {
             targets: self.targets.len(),
             rules: self.rules.len(),
             aliases: self.aliases.len(),
+            lists: self.listed.0,
+            list_members: self.listed.1,
+            maps: self.maps.len(),
+            map_entries: self.maps.iter().map(Map::len).sum(),
             tests: self.tests.len(),
         }
     }
@@ -319,7 +316,9 @@ impl RuleSet {
     pub fn rule_names(&self) -> impl Iterator<Item = &str> {
         let catch_alls = self.domains.iter().filter_map(|domain| domain.catch_all.as_ref());
         let aliases = self.aliases.values().map(|alias| &alias.rule);
-        self.rules.iter().chain(aliases).chain(catch_alls).map(|rule| rule.name.as_str())
+        // All of a map have one name.
+        let maps = self.maps.iter().filter_map(|map| map.rules.first());
+        self.rules.iter().chain(aliases).chain(maps).chain(catch_alls).map(|rule| rule.name.as_str())
     }
 
     /// The address behind a `[target]` name, or else an address as it stands.
@@ -345,6 +344,7 @@ impl RuleSet {
             rules.map(|at| &self.rules[*at]).any(|rule| rule.then.to.is_some())
         };
         self.aliases.contains_key(&key)
+            || self.mapped(&key).is_some()
             || replaced(&key)
             || tagless.is_some_and(|key| alias_strips(&key) || (strips && replaced(&key)))
     }
@@ -364,7 +364,9 @@ impl RuleSet {
     #[must_use]
     pub fn domains_of_own_targets(&self) -> BTreeSet<(&str, &str)> {
         let catch_alls = self.domains.iter().filter_map(|domain| domain.catch_all.as_ref());
+        let mapped = self.maps.iter().flat_map(|map| &map.rules);
         let rules = self.rules.iter().chain(self.aliases.values().map(|alias| &alias.rule)).chain(catch_alls);
+        let rules = rules.chain(mapped);
         let of_rules = rules.flat_map(|rule| {
             let to = rule.then.to.iter().map(|to| (to, to.route.as_deref().or(rule.then.route.as_deref())));
             to.chain(rule.then.also.iter().map(|also| (also, also.route.as_deref())))
@@ -386,6 +388,11 @@ impl RuleSet {
     pub(super) fn route_of<'r>(&'r self, target: &Target, route: Option<&'r str>) -> &'r str {
         let mailboxes = || self.domain(target.address.domain())?.mailboxes.as_deref();
         route.or_else(mailboxes).unwrap_or(DEFAULT_ROUTE)
+    }
+
+    /// The rule of the first map that has the address.
+    pub(super) fn mapped(&self, key: &str) -> Option<&Rule> {
+        self.maps.iter().find_map(|map| map.rule(key))
     }
 
     pub(super) fn domain(&self, name: &Domain) -> Option<&OurDomain> {

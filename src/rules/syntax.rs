@@ -28,6 +28,7 @@ pub struct RuleFile {
     pub rules: Vec<RuleEntry>,
     pub aliases: Vec<AliasEntry>,
     pub lists: Vec<ListEntry>,
+    pub maps: Vec<MapEntry>,
     pub calendars: Vec<Placed<Calendar>>,
     pub conditions: Vec<ConditionEntry>,
     pub tests: Vec<TestEntry>,
@@ -94,14 +95,27 @@ pub struct Body {
 #[derive(Debug)]
 pub struct ListEntry {
     pub name: Placed<String>,
-    pub members: Vec<Member>,
+    pub members: Vec<Placed<Member>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Member {
     Address(ReversePath),
     /// `*@domain`
     Domain(Domain),
+    /// `file:customers.csv`
+    File(String),
+    /// `list:partners`
+    List(String),
+}
+
+/// A `[map]`.
+#[derive(Debug)]
+pub struct MapEntry {
+    pub name: Placed<String>,
+    pub file: Placed<String>,
+    /// Of entries that have none.
+    pub domain: Option<Placed<Domain>>,
 }
 
 /// A line of `[condition]`.
@@ -175,8 +189,11 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> RuleFile {
         }
     }
     for (name, value) in root.section("list").iter().flat_map(Section::entries) {
-        let members = value.elements().iter().filter_map(|v| v.parsed(member)).map(|m| m.value).collect();
+        let members = value.one_or_many().iter().filter_map(|v| v.parsed(member)).collect();
         file.lists.push(ListEntry { name, members });
+    }
+    for (name, value) in root.section("map").iter().flat_map(Section::entries) {
+        file.maps.extend(value.section().and_then(|section| map(name, section)));
     }
     for (name, value) in root.section("calendar").iter().flat_map(Section::entries) {
         file.calendars.extend(value.section().and_then(|section| calendar(name, section)));
@@ -395,7 +412,19 @@ pub(super) fn sender(text: &str) -> Result<ReversePath, String> {
     }
 }
 
-fn member(text: &str) -> Result<Member, String> {
+fn map(name: Placed<String>, mut section: Section<'_>) -> Option<MapEntry> {
+    let file = section.require("file").and_then(|v| v.string());
+    let domain = section.take("domain").and_then(|v| v.parsed(Domain::parse));
+    section.finish();
+    Some(MapEntry { name, file: file?, domain })
+}
+
+pub(super) fn member(text: &str) -> Result<Member, String> {
+    for (prefix, make) in [("file:", Member::File as fn(String) -> Member), ("list:", Member::List)] {
+        if let Some(name) = text.strip_prefix(prefix) {
+            return Ok(make(name.to_owned()));
+        }
+    }
     match text.strip_prefix("*@") {
         Some(domain) => Domain::parse(domain).map(Member::Domain).map_err(|error| error.to_string()),
         None => sender(text).map(Member::Address),

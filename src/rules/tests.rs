@@ -24,6 +24,13 @@ fn try_files(texts: &[&str]) -> (Option<RuleSet>, Report) {
         "salesforce.address" => Ok("case@salesforce.example\n".to_owned()),
         "empty" => Ok(String::new()),
         "literal" => Ok("case@[192.0.2.1]\n".to_owned()),
+        "list.txt" => Ok("\u{feff}a@x.example  # who\n\n*@Y.example trailing words\r\n<>\n".to_owned()),
+        "semicolons.csv" => Ok("E-Mail;Name\n\"b@x.example\";\"B; x\"\n".to_owned()),
+        "wrong.txt" => Ok("a@x.example\nnobody\nfile:other\n".to_owned()),
+        "map.csv" => Ok("alias,to\nA@d.example,crm\nb,\"plain crm\"\nc@d.example,new@x.example,plain\n".to_owned()),
+        "wrong.csv" => {
+            Ok("a@d.example,nobody\nb@d.example\na@e.example,crm\nq@d.example,crm\nQ@d.example,crm\n".to_owned())
+        }
         _ => Err("no such file".to_owned()),
     };
     let sources: Vec<Arc<Source>> =
@@ -544,6 +551,90 @@ fn what_is_wrong_with_conditions_calendars_and_names_is_told() {
 }
 
 #[test]
+fn lists_come_from_rules_texts_and_csv_and_hold_each_other() {
+    let set = rules(
+        "[list]\nall = ['list:text', 'list:table', 'z@x.example']\ntext = ['file:list.txt']\ntable = 'file:semicolons.csv'\n\
+         [[rule]]\nname = 'in'\nwhen = { recipient = 'a@d.example', sender-in = 'all' }\nto = 'crm'\n",
+    );
+    for (sender, is_in) in [
+        ("A@x.example", true),
+        ("whoever@y.example", true),
+        ("<>", true),
+        ("b@x.example", true),
+        ("z@x.example", true),
+        ("c@x.example", false),
+    ] {
+        let decision = decide(&set, "a@d.example", &format!("sender={sender}"));
+        assert_eq!(decision.rules == ["in"], is_in, "{sender}");
+    }
+    assert_eq!(
+        (set.counts().lists, set.counts().list_members),
+        (3, 3 + 1 + 5),
+        "those within count where they are named"
+    );
+    for (text, wanted) in [
+        ("[list]\na = ['list:b']\nb = ['list:a']\n", "holds itself"),
+        ("[list]\na = ['list:c']\n", "there is no list `c`"),
+        ("[list]\na = ['file:none.txt']\n", "cannot read `none.txt`"),
+        ("[list]\na = ['file:wrong.txt']\n", "named in the rules only"),
+        ("[list]\na = ['*@x.example']\n[[rule]]\nto = 'crm'\nalso = 'list:a'\n", "mail cannot go to the list `a`"),
+        ("[[rule]]\nto = 'crm'\nalso = 'list:a'\n", "there is no list `a`"),
+    ] {
+        let told = findings(text).join("\n");
+        assert!(told.contains(wanted), "{text}: {told}");
+    }
+    let drawn = try_files(&[DOMAINS, "[list]\na = ['file:wrong.txt']\n"]).1.render(false);
+    assert!(drawn.contains("wrong.txt:2:1") && drawn.contains("named here"), "{drawn}");
+}
+
+#[test]
+fn a_copy_goes_to_each_address_of_a_list_and_to_a_hundred_at_most() {
+    let list = |n: usize| {
+        let members: Vec<String> = (0..n).map(|n| format!("'u{n:03}@x.example'")).collect();
+        format!(
+            "[list]\nl = [{}]\n[alias.'d.example']\na = {{ to = 'crm', also = ['list:l', 'plain'] }}\n",
+            members.join(", ")
+        )
+    };
+    let set = rules(&list(100));
+    let legs = decide(&set, "a@d.example", "").verdict.legs().len();
+    assert_eq!(legs, 1 + 100 + 1);
+    assert!(findings(&list(101)).join("\n").contains("mail cannot go to the list `l`"));
+}
+
+#[test]
+fn a_map_is_a_file_of_aliases() {
+    let set =
+        rules("[map]\nm = { file = 'map.csv', domain = 'd.example' }\n[alias.'d.example']\nc = { to = 'person' }\n");
+    for (recipient, wanted) in [
+        ("a@D.example", "map m | relay | to case@crm.example crm quarantine"),
+        ("b@d.example", "map m | relay | to plain@x.example default quarantine, also case@crm.example crm omit"),
+        ("c@d.example", "c@d.example | relay | to person@m.example google tag"),
+        ("e@d.example", " | 550 5.1.1 no such address here | "),
+    ] {
+        expect(&set, recipient, "", wanted);
+    }
+    assert_eq!((set.counts().maps, set.counts().map_entries), (1, 3));
+    assert!(set.rule_names().any(|name| name == "map m"));
+    let (_, report) = try_files(&[DOMAINS, "[map]\nm = { file = 'wrong.csv' }\n"]);
+    let drawn = report.render(false);
+    for wanted in [
+        "there is no target `nobody`",
+        "without a target",
+        "`e.example` is not a domain of ours",
+        "stands in the file twice",
+        "wrong.csv:5:1",
+    ] {
+        assert!(drawn.contains(wanted), "{wanted}: {drawn}");
+    }
+    // A target of a map that is an alias of ours would come back.
+    let told = findings(
+        "[map]\nm = { file = 'map.csv', domain = 'd.example' }\n[[rule]]\nwhen = { sender = '<>' }\nto = 'a@d.example'\n",
+    );
+    assert!(told.join("\n").contains("is an alias of ours"), "{told:?}");
+}
+
+#[test]
 fn a_shadow_is_counted_and_an_idle_rule_is_not_asked() {
     let set = rules(
         "[[rule]]\nname = 'strict'\nwhen = { dmarc = 'fail' }\nreject = 'no'\nenabled = 'shadow'\n\
@@ -732,7 +823,7 @@ fn a_syntax_error_hides_what_is_wrong_in_its_own_file_only() {
     assert_eq!(
         messages,
         [
-            "`list.l` must be an array, not an integer",
+            "`list.l` must be a string, not an integer",
             "`n` ends the search and does not say where the mail goes",
             "there is no route `nowhere`",
             "the target `a@d.example` is an alias of ours",
