@@ -274,7 +274,7 @@ impl RuleSet {
                     }
                 }
                 Truth::Unknown(..) if rule.then.reject.is_some() => {}
-                Truth::Unknown(..) if rule.continues => namer = namer.or(rule.then.to.as_ref().map(|_| rule)),
+                Truth::Unknown(..) if rule.continues => namer = namer.or(rule.then.goes_elsewhere().then_some(rule)),
                 Truth::Unknown(..) => {
                     let with = [&applied[..], &[rule]].concat();
                     refusal(self.conclude(subject, domain, &with, None))?;
@@ -334,7 +334,10 @@ impl RuleSet {
         if let Some(refusal) = thens().find_map(|then| then.reject.as_ref()).filter(|_| !always_taken) {
             return Decision { rules, ..Decision::of(Verdict::Reject(refusal.clone())) };
         }
-        let to = thens().find_map(|then| then.to.as_ref());
+        let (to, is_circular) = match self.destination(subject, applied) {
+            Ok(found) => found,
+            Err(NoAddress) => return refuse(reply::NO_SUCH_RECIPIENT, rules),
+        };
         // A copy, a band or a hold of a rule that goes on does not make an address out of a name nobody gave; nor does one
         // that keeps mail here, whoever it is for: what it says of spam is no reason to take mail for strangers' guesses.
         let goes = to.is_some() || thens().any(|then| !then.also.is_empty() || then.route.is_some());
@@ -352,19 +355,39 @@ impl RuleSet {
             return Decision { rules, ..Decision::of(Verdict::Defer(refusal.clone())) };
         } else if let Some(why) = why(|then| then.discard.as_ref()) {
             Action::Discard { why }
+        } else if is_circular {
+            Action::Hold {
+                why: "what the rule made of the recipient is an alias of ours: targets are final".to_owned(),
+            }
         } else {
             Action::Relay
         };
-        let mut legs = self.legs(subject, domain, applied);
+        let mut legs = self.legs(subject, domain, applied, to);
         if always_taken {
             legs.iter_mut().for_each(|leg| leg.on_spam = OnSpam::Deliver);
         }
         Decision { rules, ..Decision::of(Verdict::Accept { action, legs }) }
     }
 
+    /// What replaces the recipient, by the first rule that does, and whether it is an alias of ours, which nobody could know
+    /// before the recipient was there.
+    fn destination(&self, subject: &Subject<'_>, applied: &[&Rule]) -> Result<(Option<Target>, bool), NoAddress> {
+        let Some(then) = applied.iter().map(|rule| &rule.then).find(|then| then.goes_elsewhere()) else {
+            return Ok((None, false));
+        };
+        match &then.rewrite {
+            None => Ok((then.to.clone(), false)),
+            Some(rewrite) => {
+                let address = rewrite.apply(subject).ok_or(NoAddress)?;
+                let is_circular = address != *subject.recipient && self.is_alias(&address);
+                Ok((Some(Target::of(address)), is_circular))
+            }
+        }
+    }
+
     /// At least one leg: what nobody sends elsewhere goes to the recipient itself, so that even a discarded message
     /// has a row that says so.
-    fn legs(&self, subject: &Subject<'_>, domain: &OurDomain, applied: &[&Rule]) -> Vec<LegPlan> {
+    fn legs(&self, subject: &Subject<'_>, domain: &OurDomain, applied: &[&Rule], to: Option<Target>) -> Vec<LegPlan> {
         let thens = || applied.iter().map(|rule| &rule.then);
         let route = thens().find_map(|then| then.route.as_deref());
         let on_spam = thens().find_map(|then| then.on_spam);
@@ -378,9 +401,9 @@ impl RuleSet {
                 self.leg(target, LegKind::Also, target.route.as_deref(), on_spam, bounces)
             })
             .collect();
-        let main = if let Some(target) = thens().find_map(|then| then.to.as_ref()) {
+        let main = if let Some(target) = to {
             let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
-            Some(self.leg(target, LegKind::To, target.route.as_deref().or(route), on_spam, bounces))
+            Some(self.leg(&target, LegKind::To, target.route.as_deref().or(route), on_spam, bounces))
         } else if let Some(target) = domain.role.as_ref().filter(|_| is_role(subject, domain)) {
             // Also where a rule ended the search without a word about where to: a role address is never left out.
             Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver, None))
@@ -463,6 +486,9 @@ enum Fallback<'r> {
     CatchAll(&'r Rule),
     Nothing,
 }
+
+/// A rule makes no address of this recipient.
+struct NoAddress;
 
 fn refuse(reply: reply::Reply, rules: Vec<String>) -> Decision {
     Decision { rules, ..Decision::of(Verdict::Reject(Refusal::new(reply))) }

@@ -142,7 +142,10 @@ fn to_and_also(file: &RuleFile, rules: &RuleSet, report: &mut Report) {
     for body in bodies {
         let Some(to) = &body.to else { continue };
         let Some(address) = rules.target(&to.value) else { continue };
-        for also in body.also.iter().filter(|also| rules.target(&also.value).as_ref() == Some(&address)) {
+        for also in body.also.iter().map(|also| &also.to) {
+            if rules.target(&also.value).as_ref() != Some(&address) {
+                continue;
+            }
             let both = Diagnostic::warning(format!("`{}` stands in `to` and in `also`", also.value));
             report.add(both.at(&also.place).label("one mail is sent, as `to`").context(&to.place, "here already"));
         }

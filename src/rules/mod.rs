@@ -18,6 +18,7 @@ pub mod syntax;
 pub mod set;
 mod lists;
 mod condition;
+mod rewrite;
 pub mod eval;
 mod lint;
 pub mod parse;

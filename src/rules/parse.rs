@@ -18,9 +18,10 @@ use super::calendar::Calendar;
 use super::condition::{Condition, Named};
 use super::lint;
 use super::lists::{List, Map};
+use super::pattern::Pattern;
 use super::set::{Alias, AuthWords, Check, Index, OurDomain, Rule, RuleSet, Scores, Target, Then};
 use super::standing::Standing;
-use super::syntax::{self, AliasEntry, Body, DomainEntry, RuleEntry, RuleFile, TargetEntry};
+use super::syntax::{self, AliasEntry, AlsoEntry, Body, DomainEntry, RuleEntry, RuleFile, TargetEntry};
 
 /// What rules refer to outside of their files.
 pub struct Surroundings<'a> {
@@ -296,6 +297,18 @@ impl Resolver<'_> {
         Ok(Target::of(address))
     }
 
+    fn copies(&mut self, also: &AlsoEntry) -> Vec<Target> {
+        let route = self.route(also.route.as_ref());
+        let mut targets = self.destinations(&also.to);
+        for target in &mut targets {
+            // What is said of this copy wins over what is said of its target.
+            target.route = route.clone().or(target.route.take());
+            target.on_spam = also.on_spam.or(target.on_spam);
+            target.bounces = also.bounces.or(target.bounces);
+        }
+        targets
+    }
+
     /// One target, or those of a list.
     fn destinations(&mut self, text: &Placed<String>) -> Vec<Target> {
         match text.value.strip_prefix("list:") {
@@ -348,7 +361,8 @@ impl Resolver<'_> {
 
     fn rule(&mut self, entry: &RuleEntry) -> Rule {
         let when = self.when(&entry.when);
-        let then = self.body(&entry.body, &entry.name, entry.continues);
+        let patterns = entry.when.recipient_matches.as_deref().unwrap_or_default();
+        let then = self.body(&entry.body, &entry.name, entry.continues, patterns);
         let place = entry.name.place.to_string();
         let names_recipients = when.iter().any(Condition::is_about_recipients);
         Rule {
@@ -365,7 +379,7 @@ impl Resolver<'_> {
     fn alias(&mut self, entry: &AliasEntry) -> (String, Alias) {
         let name = alias_name(entry);
         self.ours(entry.address.value.domain(), &entry.address.place);
-        let then = self.body(&entry.body, &name, entry.continues);
+        let then = self.body(&entry.body, &name, entry.continues, &[]);
         let place = name.place.to_string();
         let rule = Rule {
             name: name.value.clone(),
@@ -379,10 +393,13 @@ impl Resolver<'_> {
         (name.value, Alias { rule, plus_strip: entry.plus_strip })
     }
 
-    fn body(&mut self, body: &Body, name: &Placed<String>, continues: bool) -> Then {
+    fn body(&mut self, body: &Body, name: &Placed<String>, continues: bool, patterns: &[Placed<Pattern>]) -> Then {
+        let rewrite = self.rewrite(body, patterns);
+        let to = body.to.as_ref().filter(|_| rewrite.is_none());
         let then = Then {
-            to: body.to.as_ref().and_then(|text| self.destination(text)),
-            also: body.also.iter().flat_map(|text| self.destinations(text)).collect(),
+            to: to.and_then(|text| self.destination(text)),
+            rewrite,
+            also: body.also.iter().flat_map(|also| self.copies(also)).collect(),
             route: self.route(body.route.as_ref()),
             on_spam: body.on_spam,
             bounces: body.bounces,
@@ -392,7 +409,8 @@ impl Resolver<'_> {
             hold: body.hold.clone(),
             discard: body.discard.clone(),
         };
-        let goes = body.to.is_some() || !body.also.is_empty() || body.route.is_some();
+        let rewrites = body.to_local.is_some() || body.to_domain.is_some();
+        let goes = body.to.is_some() || rewrites || !body.also.is_empty() || body.route.is_some();
         let refuses = body.reject.is_some() || body.defer.is_some();
         let stays = body.quarantine.is_some() || body.hold.is_some() || body.discard.is_some();
         if !(continues || goes || refuses || stays) {

@@ -51,6 +51,24 @@ impl Pattern {
         self.regex.is_match(text)
     }
 
+    /// The template with what the groups captured in `text`; `None` where the pattern does not match.
+    #[must_use]
+    pub fn expand(&self, text: &str, template: &str) -> Option<String> {
+        let captures = self.regex.captures(text)?;
+        let mut out = String::new();
+        captures.expand(template, &mut out);
+        Some(out)
+    }
+
+    /// Whether it has the group, by number or by name.
+    #[must_use]
+    pub fn has_group(&self, group: &str) -> bool {
+        match group.parse::<usize>() {
+            Ok(number) => number < self.regex.captures_len(),
+            Err(_) => self.regex.capture_names().flatten().any(|name| name == group),
+        }
+    }
+
     /// Dots before a literal that are probably meant as dots: `mail.example` also matches `mailxexample`.
     #[must_use]
     pub fn has_unescaped_dot(&self) -> bool {

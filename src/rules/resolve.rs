@@ -3,13 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Placed};
 
 use super::condition::{AttachmentCondition, Condition, FieldCondition, Named};
 use super::lists::List;
 use super::parse::Resolver;
+use super::pattern::Pattern;
+use super::rewrite::{Rewrite, groups};
 use super::set::{Check, sender_key};
-use super::syntax::{ConditionEntry, RuleFile};
+use super::syntax::{Body, ConditionEntry, RuleFile};
 use super::when::{AttachmentEntry, FieldEntry, When};
 
 impl Resolver<'_> {
@@ -141,6 +144,44 @@ impl Resolver<'_> {
             when.body_matches.as_ref().map(|v| Condition::Body(values(v))),
         ];
         conditions.into_iter().flatten().collect()
+    }
+
+    /// What makes a target of the recipient: `to-local` and `to-domain`, or a `to` with captures of the rule's patterns.
+    pub(super) fn rewrite(&mut self, body: &Body, patterns: &[Placed<Pattern>]) -> Option<Rewrite> {
+        let captures = body.to.as_ref().filter(|to| to.value.contains('$') && !patterns.is_empty());
+        let (local, domain) = match (captures, &body.to_local, &body.to_domain) {
+            (None, None, None) => return None,
+            (Some(to), None, None) => self.template(to)?,
+            (None, local, domain) if body.to.is_none() => (local.clone(), domain.as_ref().map(|d| d.value.clone())),
+            (_, local, domain) => {
+                let place = local.as_ref().map(|l| &l.place).or(domain.as_ref().map(|d| &d.place));
+                let both = Diagnostic::error("a rule has `to`, or `to-local` and `to-domain`, not both");
+                self.report.add(place.map_or(both.clone(), |place| both.at(place)));
+                return None;
+            }
+        };
+        for group in local.iter().flat_map(|local| groups(&local.value)) {
+            let at = &local.as_ref().expect("it has a group").place;
+            if patterns.iter().any(|pattern| !pattern.value.has_group(&group)) || patterns.is_empty() {
+                let strange = Diagnostic::error(format!("there is no group `{group}` in `recipient-matches`")).at(at);
+                self.report
+                    .add(strange.help("`$1` is the first group; write `${1}x` where a letter follows, `$$` for a `$`"));
+            }
+        }
+        let patterns = patterns.iter().map(|pattern| pattern.value.clone()).collect();
+        Some(Rewrite { local: local.map(|local| local.value), domain, patterns })
+    }
+
+    /// An address with captures in its local part, taken apart.
+    fn template(&mut self, to: &Placed<String>) -> Option<(Option<Placed<String>>, Option<Domain>)> {
+        let parts = to.value.rsplit_once('@');
+        let parsed = parts.and_then(|(local, domain)| Some((local, Domain::parse(domain).ok()?)));
+        let Some((local, domain)) = parsed.filter(|(_, domain)| !domain.is_literal()) else {
+            let wrong = Diagnostic::error(format!("`{}` is not an address with captures", to.value)).at(&to.place);
+            self.report.add(wrong.label("they stand in the local part only, never in the domain"));
+            return None;
+        };
+        Some((Some(Placed { value: local.to_owned(), place: to.place.clone() }), Some(domain)))
     }
 
     fn lists_named(&mut self, names: &[Placed<String>]) -> Vec<Arc<List>> {

@@ -14,6 +14,7 @@ use crate::reply::Refusal;
 use super::condition::Condition;
 use super::eval::untagged;
 use super::lists::Map;
+use super::rewrite::Rewrite;
 use super::standing::Standing;
 use super::syntax::TestEntry;
 use super::{Bounces, DEFAULT_ROUTE, OnSpam};
@@ -78,9 +79,11 @@ pub(super) struct Rule {
     pub standing: Standing,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Then {
     pub to: Option<Target>,
+    /// Instead of `to`.
+    pub rewrite: Option<Rewrite>,
     pub also: Vec<Target>,
     pub route: Option<String>,
     pub on_spam: Option<OnSpam>,
@@ -93,6 +96,11 @@ pub(super) struct Then {
 }
 
 impl Then {
+    /// It puts another address in the recipient's place.
+    pub(super) fn goes_elsewhere(&self) -> bool {
+        self.to.is_some() || self.rewrite.is_some()
+    }
+
     /// What it does first of all, for the count of what shadows would have done.
     pub(super) fn word(&self) -> &'static str {
         [
@@ -101,7 +109,7 @@ impl Then {
             (self.hold.is_some(), "hold"),
             (self.defer.is_some(), "defer"),
             (self.discard.is_some(), "discard"),
-            (self.to.is_some(), "to"),
+            (self.goes_elsewhere(), "to"),
             (!self.also.is_empty(), "also"),
         ]
         .into_iter()
@@ -341,7 +349,7 @@ impl RuleSet {
         // An address that a rule replaces exists in that rule only, like an alias.
         let replaced = |key: &String| {
             let rules = self.index.by_address.get(key).into_iter().flatten();
-            rules.map(|at| &self.rules[*at]).any(|rule| rule.then.to.is_some())
+            rules.map(|at| &self.rules[*at]).any(|rule| rule.then.goes_elsewhere())
         };
         self.aliases.contains_key(&key)
             || self.mapped(&key).is_some()

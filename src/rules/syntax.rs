@@ -80,7 +80,9 @@ pub struct AliasEntry {
 #[derive(Debug, Default)]
 pub struct Body {
     pub to: Option<Placed<String>>,
-    pub also: Vec<Placed<String>>,
+    pub to_local: Option<Placed<String>>,
+    pub to_domain: Option<Placed<Domain>>,
+    pub also: Vec<AlsoEntry>,
     pub route: Option<Placed<String>>,
     pub on_spam: Option<OnSpam>,
     pub bounces: Option<Bounces>,
@@ -89,6 +91,15 @@ pub struct Body {
     pub quarantine: Option<String>,
     pub hold: Option<String>,
     pub discard: Option<String>,
+}
+
+/// A copy: a target, and what is said of this copy alone.
+#[derive(Debug)]
+pub struct AlsoEntry {
+    pub to: Placed<String>,
+    pub route: Option<Placed<String>>,
+    pub on_spam: Option<OnSpam>,
+    pub bounces: Option<Bounces>,
 }
 
 /// A line of `[list]`.
@@ -295,7 +306,9 @@ fn continues(section: &mut Section<'_>) -> bool {
 fn body(section: &mut Section<'_>, inert: &mut Vec<String>) -> Body {
     let body = Body {
         to: section.take("to").and_then(|v| v.string()),
-        also: section.take("also").map(|v| strings(&v)).unwrap_or_default(),
+        to_local: section.take("to-local").and_then(|v| v.string()),
+        to_domain: section.take("to-domain").and_then(|v| v.parsed(Domain::parse)),
+        also: section.take("also").map(|v| v.one_or_many().iter().filter_map(also).collect()).unwrap_or_default(),
         route: section.take("route").and_then(|v| v.string()),
         on_spam: on_spam(section),
         bounces: bounces(section),
@@ -315,6 +328,18 @@ fn body(section: &mut Section<'_>, inert: &mut Vec<String>) -> Body {
         }
     }
     body
+}
+
+fn also(value: &Value<'_>) -> Option<AlsoEntry> {
+    if !value.is_table() {
+        return Some(AlsoEntry { to: value.string()?, route: None, on_spam: None, bounces: None });
+    }
+    let mut section = value.section()?;
+    let to = section.require("to").and_then(|v| v.string());
+    let route = section.take("route").and_then(|v| v.string());
+    let (on_spam, bounces) = (on_spam(&mut section), bounces(&mut section));
+    section.finish();
+    Some(AlsoEntry { to: to?, route, on_spam, bounces })
 }
 
 fn strings(value: &Value<'_>) -> Vec<Placed<String>> {

@@ -603,6 +603,56 @@ fn a_copy_goes_to_each_address_of_a_list_and_to_a_hundred_at_most() {
 }
 
 #[test]
+fn a_target_is_made_of_the_recipient_and_what_a_pattern_captured() {
+    let set = rules(
+        "[[rule]]\nname = 'c'\nwhen = { recipient-matches = '(.*)\\.(?P<team>[a-z]+)@d\\.example' }\nto = '$team+${1}@crm.example'\n\
+         [[rule]]\nname = 'l'\nwhen = { recipient = 'old@d.example' }\nto-local = 'new'\nroute = 'crm'\n\
+         [[rule]]\nname = 'own'\nwhen = { recipient = 'loop@d.example' }\nto-local = 'a'\n\
+         [[rule]]\nname = 'x'\nwhen = { recipient-matches = 'x(\\.*)@d.example' }\nto = '$1@crm.example'\n\
+         [alias.'d.example']\na = { to = 'crm' }\n",
+    );
+    for (recipient, wanted) in [
+        ("Jo.Sales@d.example", "c | relay | to Sales+Jo@crm.example default quarantine"),
+        ("old@D.example", "l | relay | to new@d.example crm quarantine"),
+        (
+            "loop@d.example",
+            "own | hold { why: \"what the rule made of the recipient is an alias of ours: targets are final\" } | to a@d.example default quarantine",
+        ),
+        // Nothing was captured: an address without a local part is none.
+        ("x@d.example", "x | 550 5.1.1 no such address here | "),
+    ] {
+        expect(&set, recipient, "", wanted);
+    }
+    for (text, wanted) in [
+        ("when = { recipient-matches = 'a(b)@d' }\nto = 'x@$1.example'\n", "never in the domain"),
+        ("when = { recipient-matches = 'a(b)@d' }\nto = '$2@x.example'\n", "there is no group `2`"),
+        ("when = { recipient-matches = 'a(b)@d' }\nto = '$1x@x.example'\n", "there is no group `1x`"),
+        ("when = { sender = '<>' }\nto-local = '$1'\n", "there is no group `1`"),
+        ("to = 'crm'\nto-domain = 'x.example'\n", "not both"),
+        ("to-domain = 'x y'\n", "`rule.to-domain` cannot be `x y`"),
+        ("to = 'crm'\nalso = { to = 'plain', route = 'nowhere' }\n", "there is no route `nowhere`"),
+        ("to = 'crm'\nalso = { route = 'crm' }\n", "has no `to`"),
+    ] {
+        let told = findings(&format!("[[rule]]\n{text}")).join("\n");
+        assert!(told.contains(wanted), "{text}: {told}");
+    }
+}
+
+#[test]
+fn a_copy_has_options_of_its_own() {
+    let set = rules(
+        "[alias.'d.example']\na = { to = 'crm', also = [{ to = 'person', route = 'crm', on-spam = 'quarantine', bounces = 'sender' }, 'plain'] }\n",
+    );
+    let decision = decide(&set, "a@d.example", "");
+    assert_eq!(
+        told(&decision),
+        "a@d.example | relay | to case@crm.example crm quarantine, also person@m.example crm quarantine, also plain@x.example default omit"
+    );
+    let bounces: Vec<&str> = decision.verdict.legs().iter().map(|leg| leg.bounces.as_str()).collect();
+    assert_eq!(bounces, ["sender", "sender", "admin"]);
+}
+
+#[test]
 fn a_map_is_a_file_of_aliases() {
     let set =
         rules("[map]\nm = { file = 'map.csv', domain = 'd.example' }\n[alias.'d.example']\nc = { to = 'person' }\n");
