@@ -19,6 +19,7 @@ use super::condition::{Condition, Named};
 use super::lint;
 use super::lists::{List, Map};
 use super::pattern::Pattern;
+use super::resolve::has_captures;
 use super::set::{Alias, AuthWords, Check, Index, OurDomain, Rule, RuleSet, Scores, Target, Then};
 use super::standing::Standing;
 use super::syntax::{self, AliasEntry, AlsoEntry, Body, DomainEntry, RuleEntry, RuleFile, TargetEntry};
@@ -395,7 +396,7 @@ impl Resolver<'_> {
 
     fn body(&mut self, body: &Body, name: &Placed<String>, continues: bool, patterns: &[Placed<Pattern>]) -> Then {
         let rewrite = self.rewrite(body, patterns);
-        let to = body.to.as_ref().filter(|_| rewrite.is_none());
+        let to = body.to.as_ref().filter(|to| !has_captures(to, patterns));
         let then = Then {
             to: to.and_then(|text| self.destination(text)),
             rewrite,

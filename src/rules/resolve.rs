@@ -148,7 +148,7 @@ impl Resolver<'_> {
 
     /// What makes a target of the recipient: `to-local` and `to-domain`, or a `to` with captures of the rule's patterns.
     pub(super) fn rewrite(&mut self, body: &Body, patterns: &[Placed<Pattern>]) -> Option<Rewrite> {
-        let captures = body.to.as_ref().filter(|to| to.value.contains('$') && !patterns.is_empty());
+        let captures = body.to.as_ref().filter(|to| has_captures(to, patterns));
         let (local, domain) = match (captures, &body.to_local, &body.to_domain) {
             (None, None, None) => return None,
             (Some(to), None, None) => self.template(to)?,
@@ -196,6 +196,11 @@ impl Resolver<'_> {
             self.unknown(kind, name, &known.map(String::as_str).collect::<Vec<_>>());
         }
     }
+}
+
+/// A dollar sign is a letter like any other where no pattern is there to capture from.
+pub(super) fn has_captures(to: &Placed<String>, patterns: &[Placed<Pattern>]) -> bool {
+    to.value.contains('$') && !patterns.is_empty()
 }
 
 /// Names that nothing bears, and those that something does.
