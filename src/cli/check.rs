@@ -72,15 +72,10 @@ fn print_summary(summary: &Summary) {
 
 /// With how many entries: what came out of files is not seen otherwise.
 fn lists(counts: Counts) -> String {
-    let mut told = String::new();
-    for (count, kind, entries) in
-        [(counts.lists, "list", counts.list_members), (counts.maps, "map", counts.map_entries)]
-    {
-        if count > 0 {
-            told.push_str(&format!(", {} ({})", plural(count, kind), plural(entries, "entry")));
-        }
-    }
-    told
+    let kinds =
+        [(counts.lists, "list", counts.list_members, "member"), (counts.maps, "map", counts.map_entries, "row")];
+    let there = kinds.into_iter().filter(|(count, ..)| *count > 0);
+    there.map(|(count, kind, entries, what)| format!(", {} ({})", plural(count, kind), plural(entries, what))).collect()
 }
 
 fn verdict(errors: usize, warnings: usize, findings: usize) -> String {

@@ -624,7 +624,7 @@ fn a_target_is_made_of_the_recipient_and_what_a_pattern_captured() {
         expect(&set, recipient, "", wanted);
     }
     for (text, wanted) in [
-        ("when = { recipient-matches = 'a(b)@d' }\nto = 'x@$1.example'\n", "never in the domain"),
+        ("when = { recipient-matches = 'a(b)@d' }\nto = 'x@$1.example'\n", "is not an address with captures"),
         ("when = { recipient-matches = 'a(b)@d' }\nto = '$2@x.example'\n", "there is no group `2`"),
         ("when = { recipient-matches = 'a(b)@d' }\nto = '$1x@x.example'\n", "there is no group `1x`"),
         ("when = { sender = '<>' }\nto-local = '$1'\n", "there is no group `1`"),
