@@ -387,6 +387,16 @@ pub fn dkim_key_unusable(error: &dyn Display) {
     tracing::error!(event = "dkim-key-unusable", %error, "notifications go out unsigned");
 }
 
+/// There is no key that our copies could be known by.
+pub fn loop_key_unusable(error: &dyn Display) {
+    tracing::error!(event = "loop-key-unusable", %error, "mail that comes back is known by its hops alone");
+}
+
+/// Mail goes round in circles, or looks like it: mark, hops, fingerprint, automatic, rate.
+pub fn loop_seen(sign: &'static str) {
+    counter!("pointsman_loops_total", "sign" => sign).increment(1);
+}
+
 /// The queue can be written again, or no more: then new mail is answered 4xx.
 pub fn store_ready(ready: bool) {
     if ready {

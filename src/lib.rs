@@ -67,6 +67,7 @@ pub mod auth;
 pub mod spam;
 pub mod rules;
 pub mod srs;
+pub mod loops;
 pub mod stamp;
 #[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "without SQLite nobody stores anything"))]
 pub mod queue;

@@ -184,6 +184,7 @@ pub const BAD_MESSAGE_BYTES: Reply =
     Reply::new(554, Enhanced(5, 6, 0), "the message contains a bare CR, a bare LF or a NUL");
 pub const HEADER_TOO_LARGE: Reply = Reply::new(554, Enhanced(5, 6, 0), "the message's header is too large");
 pub const TOO_MANY_HOPS: Reply = Reply::new(554, Enhanced(5, 4, 6), "too many Received fields: a mail loop");
+pub const LOOP: Reply = Reply::new(554, Enhanced(5, 4, 6), "this message has been this way before: a mail loop");
 pub const TOO_MANY_LEGS: Reply = Reply::new(554, Enhanced(5, 5, 3), "the rules make too many copies of this message");
 pub const NO_SUCH_RECIPIENT: Reply = Reply::new(550, Enhanced(5, 1, 1), "no such address here");
 pub const NOT_OURS: Reply = Reply::new(550, Enhanced(5, 7, 1), "relaying denied");

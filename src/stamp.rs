@@ -1,16 +1,19 @@
 //! The header fields that we add. Pure.
 //!
-//! A message gets one common prefix (Received), each copy its own (Delivered-To, X-Original-To). Both are lines
-//! that end in CRLF, to be sent before the original bytes. The order is fixed in `DESIGN`'s "What is stored, what
-//! is sent"; the places of the fields that are still to come are named where they will stand.
+//! A message gets one common prefix (Authentication-Results, Received, and a Message-ID where it has none), each copy its
+//! own ([`Copy`]). Both are lines that end in CRLF, to be sent before the original bytes. The order is fixed in
+//! `DESIGN`'s "What is stored, what is sent"; the rule's own fields are still to come, before the spam field. Whether a
+//! field may be added is not known here: signatures decide it.
 
 use crate::address::{Domain, Mailbox};
 use crate::clock::Timestamp;
 use crate::envelope::{Client, Envelope};
 use crate::id::MessageId;
+use crate::loops;
+use crate::spam;
 
-/// The fields that all copies of a message carry: `results`, our Authentication-Results field or nothing, and Received
-/// (RFC 5321 §4.4).
+/// The fields that all copies of a message carry: `results`, our Authentication-Results field or nothing, Received
+/// (RFC 5321 §4.4), and `message_id`, the field of [`message_id`] or nothing.
 ///
 /// Received names the recipient only where the transaction had just one: otherwise a Bcc'd alias would be shown to
 /// the others.
@@ -20,6 +23,7 @@ pub fn common_prefix(
     client: &Client,
     envelope: &Envelope,
     results: &str,
+    message_id: &str,
     id: MessageId,
     now: Timestamp,
 ) -> Vec<u8> {
@@ -34,7 +38,7 @@ pub fn common_prefix(
         _ => String::new(),
     };
     format!(
-        "{results}Received: from {helo} ({peer})\r\n\tby {hostname} (Pointsman) with {protocol} id {id}{recipient};\r\n\t{date}\r\n",
+        "{results}Received: from {helo} ({peer})\r\n\tby {hostname} (Pointsman) with {protocol} id {id}{recipient};\r\n\t{date}\r\n{message_id}",
         helo = client.helo,
         protocol = client.protocol(envelope.smtputf8),
         date = now.rfc5322(),
@@ -42,16 +46,71 @@ pub fn common_prefix(
     .into_bytes()
 }
 
-/// The fields of one copy: the alias that it was addressed to, unless the recipient is unchanged; and `spam`, the field that
-/// marks it, or nothing.
+/// The Message-ID that a message without one gets: `<` its id in our queue `@` us `>`.
 #[must_use]
-pub fn leg_prefix(alias: &Mailbox, target: &Mailbox, spam: &str) -> Vec<u8> {
-    // X-Forwarded-To and -For, and the rule's fields, stand before the spam field; the loop mark behind it.
-    if alias == target {
-        return spam.as_bytes().to_vec();
-    }
-    format!("Delivered-To: {alias}\r\nX-Original-To: {alias}\r\n{spam}").into_bytes()
+pub fn made_message_id(hostname: &str, id: MessageId) -> String {
+    format!("<{id}@{hostname}>")
 }
+
+/// What makes the fields of one copy.
+pub struct Copy<'a> {
+    /// As given at RCPT.
+    pub alias: &'a Mailbox,
+    pub target: &'a Mailbox,
+    pub forwarding: Forwarding,
+    /// The field that marks it as spam, or nothing.
+    pub spam: &'a str,
+    /// The field by which we know it again, or nothing.
+    pub mark: &'a str,
+    /// The names that must not be added.
+    pub withheld: &'a [&'a str],
+}
+
+/// Whether a copy names its target: an intake address is nothing for those who get a copy beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    Told,
+    Untold,
+}
+
+impl Copy<'_> {
+    /// The fields: the alias that it was addressed to and where it goes, unless the recipient is unchanged; then what marks
+    /// it. None names another recipient.
+    #[must_use]
+    pub fn prefix(&self) -> Vec<u8> {
+        let Copy { alias, target, forwarding, spam, mark, withheld } = self;
+        let mut fields = String::new();
+        let mut add = |name: &str, value: std::fmt::Arguments<'_>| {
+            if !withheld.contains(&name) {
+                fields.push_str(&format!("{name}: {value}\r\n"));
+            }
+        };
+        if alias != target {
+            add(DELIVERED_TO, format_args!("{alias}"));
+            add(X_ORIGINAL_TO, format_args!("{alias}"));
+            // As Gmail writes them.
+            if *forwarding == Forwarding::Told {
+                add(X_FORWARDED_TO, format_args!("{target}"));
+                add(X_FORWARDED_FOR, format_args!("{alias} {target}"));
+            }
+        }
+        fields.push_str(spam);
+        if !withheld.contains(&loops::FIELD) {
+            fields.push_str(mark);
+        }
+        fields.into_bytes()
+    }
+}
+
+const DELIVERED_TO: &str = "Delivered-To";
+const X_ORIGINAL_TO: &str = "X-Original-To";
+const X_FORWARDED_TO: &str = "X-Forwarded-To";
+const X_FORWARDED_FOR: &str = "X-Forwarded-For";
+pub const AUTHENTICATION_RESULTS: &str = "Authentication-Results";
+
+/// Every field that we add, but for Received, which no signature may cover (RFC 6376 §5.4.1), and Message-ID.
+pub const FIELDS: &[&str] =
+    &[DELIVERED_TO, X_ORIGINAL_TO, X_FORWARDED_TO, X_FORWARDED_FOR, spam::FIELD, loops::FIELD, AUTHENTICATION_RESULTS];
 
 /// An address as RFC 5321 §4.1.3 writes it between brackets.
 fn literal(ip: std::net::IpAddr) -> String {
@@ -99,6 +158,7 @@ mod tests {
             client,
             &envelope(recipients),
             "",
+            "",
             MessageId(0),
             Timestamp(1_795_292_431_042),
         );
@@ -136,15 +196,34 @@ mod tests {
     }
 
     #[test]
+    fn a_message_id_stands_below_received() {
+        let field = format!("Message-ID: {}\r\n", made_message_id("mx.solarmora.com", MessageId(0)));
+        let (client, envelope) = (client(), envelope(&["aide@solarmora.com"]));
+        let prefix = common_prefix("mx.solarmora.com", &client, &envelope, "", &field, MessageId(0), Timestamp(0));
+        let text = String::from_utf8(prefix).unwrap();
+        assert!(text.ends_with(" +0000\r\nMessage-ID: <0000000000000@mx.solarmora.com>\r\n"), "{text}");
+    }
+
+    #[test]
     fn a_copy_names_its_alias_and_an_unchanged_recipient_nothing() {
         let alias = Mailbox::parse("Aide@solarmora.com").unwrap();
         let target = Mailbox::parse("x@crm.example").unwrap();
-        let prefix = |target: &Mailbox, spam: &str| String::from_utf8(leg_prefix(&alias, target, spam)).unwrap();
+        let prefix = |target: &Mailbox, forwarding, spam: &str, withheld: &[&str]| {
+            let copy = Copy { alias: &alias, target, forwarding, spam, mark: "", withheld };
+            String::from_utf8(copy.prefix()).unwrap()
+        };
         let names = "Delivered-To: Aide@solarmora.com\r\nX-Original-To: Aide@solarmora.com\r\n";
-        assert_eq!(prefix(&target, ""), names);
-        assert_eq!(prefix(&target, "X: y\r\n"), format!("{names}X: y\r\n"));
+        let way = "X-Forwarded-To: x@crm.example\r\nX-Forwarded-For: Aide@solarmora.com x@crm.example\r\n";
+        assert_eq!(prefix(&target, Forwarding::Told, "", &[]), format!("{names}{way}"));
+        assert_eq!(prefix(&target, Forwarding::Told, "X: y\r\n", &[]), format!("{names}{way}X: y\r\n"));
+        assert_eq!(prefix(&target, Forwarding::Untold, "X: y\r\n", &[]), format!("{names}X: y\r\n"));
+        let without = prefix(&target, Forwarding::Told, "", &["X-Original-To", "X-Forwarded-To"]);
+        assert_eq!(
+            without,
+            "Delivered-To: Aide@solarmora.com\r\nX-Forwarded-For: Aide@solarmora.com x@crm.example\r\n"
+        );
         let unchanged = Mailbox::parse("aide@solarmora.com").unwrap();
-        assert!(leg_prefix(&alias, &unchanged, "").is_empty());
-        assert_eq!(prefix(&unchanged, "X: y\r\n"), "X: y\r\n");
+        assert_eq!(prefix(&unchanged, Forwarding::Told, "", &[]), "");
+        assert_eq!(prefix(&unchanged, Forwarding::Told, "X: y\r\n", &[]), "X: y\r\n");
     }
 }

@@ -126,6 +126,7 @@ impl World {
         let dns = Arc::new(NoDns);
         let ruling = Ruling {
             srs: None,
+            marks: None,
             auth: None,
             spam: None,
             upstream: Vec::new(),

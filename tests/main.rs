@@ -14,6 +14,7 @@ mod documents;
 mod journeys;
 mod operating;
 mod notices;
+mod owed;
 mod peers;
 mod service;
 mod signing;

@@ -11,7 +11,7 @@ use pointsman::clock::Timestamp;
 use pointsman::envelope::{Client, Envelope};
 use pointsman::id::MessageId;
 use pointsman::smtp::command::{Command, Recipient, parse};
-use pointsman::stamp;
+use pointsman::stamp::{self, Copy, Forwarding};
 
 use super::input::Input;
 
@@ -41,16 +41,20 @@ pub fn check(data: &[u8]) {
         dsn: Default::default(),
         require_tls: false,
     };
-    let prefix = stamp::common_prefix("mx.solarmora.com", &client, &envelope, "", MessageId(1), Timestamp(0));
+    let prefix = stamp::common_prefix("mx.solarmora.com", &client, &envelope, "", "", MessageId(1), Timestamp(0));
     let received = String::from_utf8(prefix).expect("what came in was UTF-8");
     assert_received(&received, &helo, &recipient, ip);
 
     let target = Mailbox::parse("case@crm.example").expect("it is an address");
-    let leg = String::from_utf8(stamp::leg_prefix(&recipient, &target, "")).expect("what came in was UTF-8");
+    let forwarding = Forwarding::Told;
+    let copy = Copy { alias: &recipient, target: &target, forwarding, spam: "", mark: "", withheld: &[] };
+    let leg = String::from_utf8(copy.prefix()).expect("what came in was UTF-8");
     let lines: Vec<&str> = leg.split_terminator("\r\n").collect();
     let same = recipient == target;
-    assert!(if same { lines.is_empty() } else { lines.len() == 2 }, "{leg:?}");
-    assert!(lines.iter().all(|line| line.ends_with(&format!(": {recipient}")) && !line.contains(char::is_control)));
+    assert!(if same { lines.is_empty() } else { lines.len() == 4 }, "{leg:?}");
+    let ends =
+        [format!(": {recipient}"), format!(": {recipient}"), format!(": {target}"), format!(": {recipient} {target}")];
+    assert!(lines.iter().zip(&ends).all(|(line, end)| line.ends_with(end) && !line.contains(char::is_control)));
 }
 
 fn report(pass: Word, domain: &str, selector: &str, ptr: Option<String>) -> AuthReport {

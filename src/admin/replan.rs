@@ -19,7 +19,7 @@ use crate::inbound::Ruling;
 use crate::message::reading::{Reading, Wanted};
 use crate::queue::sqlite::{LegRow, MessageRow, Replacement};
 use crate::queue::{Reason, State};
-use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegPlan, Verdict};
+use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegKind, LegPlan, Verdict};
 use crate::spam::{Band, SpamReport};
 use crate::srs::{Original, ReturnPath};
 use crate::stamp;
@@ -28,7 +28,10 @@ use crate::stamp;
 pub fn retarget(ruling: &Ruling, row: &LegRow, plan: &LegPlan, now: Timestamp) -> Result<Replacement, String> {
     let start =
         Start { state: State::Queued, reason: Reason::Operator, detail: row.detail.clone(), mark: String::new() };
-    place(ruling, row, plan, start, row.rules.clone(), now)
+    // A copy stays a copy, wherever it goes instead.
+    let is_copy = !row.names_target && row.target != row.recipient;
+    let kind = if is_copy { LegKind::Also } else { plan.kind };
+    place(ruling, row, &LegPlan { kind, ..plan.clone() }, start, row.rules.clone(), now)
 }
 
 /// What becomes of a leg that is decided anew, and what else there is to say about it.
@@ -285,6 +288,15 @@ fn place(
     let Start { state, reason, detail, mark } = start;
     let authentication = if row.authenticated { Authentication::Proven } else { Authentication::Absent };
     let (sender, authorship) = ruling.reverse_path(&original, &plan.target, now, authentication, state);
+    let withheld: Vec<&str> = row.withheld.iter().map(String::as_str).collect();
+    let copy = stamp::Copy {
+        alias: &alias,
+        target: &plan.target,
+        forwarding: ruling.forwarding(&alias, plan.kind, now),
+        spam: &mark,
+        mark: &ruling.loop_mark(&alias, plan, &rules, now),
+        withheld: &withheld,
+    };
     Ok(Replacement {
         target: plan.target.clone(),
         target_name: plan.target_name.clone(),
@@ -296,14 +308,15 @@ fn place(
         detail,
         due: (state == State::Queued).then_some(now),
         rules,
-        prefix: stamp::leg_prefix(&alias, &plan.target, &mark),
+        prefix: copy.prefix(),
     })
 }
 
 /// The plan that keeps a leg where it is.
 fn as_it_is(row: &LegRow) -> Result<LegPlan, String> {
     let target = Mailbox::parse(&row.target).map_err(|error| format!("{}: {error}", row.id))?;
-    Ok(LegPlan { target_name: row.target_name.clone(), route: row.route.clone(), ..LegPlan::unrouted(target) })
+    let kind = if row.names_target { LegKind::To } else { LegKind::Also };
+    Ok(LegPlan { target_name: row.target_name.clone(), route: row.route.clone(), kind, ..LegPlan::unrouted(target) })
 }
 
 #[cfg(test)]
@@ -361,6 +374,7 @@ mod tests {
             checker: None,
             spam: None,
             upstream: Vec::new(),
+            marks: None,
             srs: Srs::new(Domain::parse("srs.d.example").unwrap(), &[b"secret".to_vec()]).map(Arc::new),
         }
     }
@@ -397,6 +411,8 @@ mod tests {
             message_id: String::new(),
             size: 1,
             authenticated: false,
+            withheld: Vec::new(),
+            names_target: true,
         }
     }
 
@@ -435,7 +451,14 @@ mod tests {
         assert_eq!((to.target.as_str(), &*to.route, to.state), ("b@crm.example", "crm", State::Queued));
         assert_eq!((to.due, to.rules, to.detail.as_str()), (Some(NOW), vec!["old rule".to_owned()], "as it was"));
         assert!(to.sender.as_str().starts_with("SRS0=") && to.sender.as_str().ends_with("@srs.d.example"));
-        assert_eq!(to.prefix, b"Delivered-To: aide@d.example\r\nX-Original-To: aide@d.example\r\n");
+        let names = "Delivered-To: aide@d.example\r\nX-Original-To: aide@d.example\r\n";
+        let way = "X-Forwarded-To: b@crm.example\r\nX-Forwarded-For: aide@d.example b@crm.example\r\n";
+        assert_eq!(String::from_utf8(to.prefix).unwrap(), format!("{names}{way}"));
+        // What a signature forbids it forbids still, and what was a copy beside another stays one.
+        let copy = LegRow { names_target: false, ..row(1, "c@crm.example", State::Quarantined) };
+        assert_eq!(retarget(&ruling, &copy, &plan, NOW).unwrap().prefix, names.as_bytes());
+        let signed = LegRow { withheld: vec!["X-Original-To".into()], ..copy };
+        assert_eq!(retarget(&ruling, &signed, &plan, NOW).unwrap().prefix, b"Delivered-To: aide@d.example\r\n");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The file of the DKIM key: read, or made where there is none.
+//! The files of keys, that of DKIM and that of the loop marks: read, or made where there are none.
 //!
 //! A new key is written beside its place with mode 0600, synced, and linked to its name, so that there is a whole key
 //! or none, and never another one over one that is there.
@@ -17,8 +17,10 @@ pub enum KeyFileError {
     Unread { path: PathBuf, why: io::Error },
     #[error("`{}` cannot be used: {why}", path.display())]
     Unusable { path: PathBuf, why: NoKey },
-    #[error("cannot make the DKIM key `{}`: {why}", path.display())]
+    #[error("cannot make the key `{}`: {why}", path.display())]
     Unmade { path: PathBuf, why: io::Error },
+    #[error("`{}` cannot be used: it holds no line of 20 letters or more", path.display())]
+    NoSecret { path: PathBuf },
 }
 
 impl KeyFileError {
@@ -54,6 +56,26 @@ pub fn open_or_make(path: &Path) -> Result<(Key, Found), KeyFileError> {
     Ok((key, Found::Made))
 }
 
+/// Reads a secret of one line, or writes the one that `fresh` gives. A file that is there and holds none stays as it is.
+pub fn open_or_make_secret(path: &Path, fresh: impl FnOnce() -> String) -> Result<String, KeyFileError> {
+    match read_bounded(path) {
+        Ok(text) => {
+            let secret = String::from_utf8(text).unwrap_or_default().trim().to_owned();
+            match secret.len() >= SECRET_OCTETS_MIN {
+                true => Ok(secret),
+                false => Err(KeyFileError::NoSecret { path: path.to_owned() }),
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let secret = fresh();
+            let unmade = |why| KeyFileError::Unmade { path: path.to_owned(), why };
+            write_new(path, &format!("{secret}\n")).map_err(unmade)?;
+            Ok(secret)
+        }
+        Err(why) => Err(KeyFileError::Unread { path: path.to_owned(), why }),
+    }
+}
+
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
     let part = path.with_extension("key.part");
     // What an earlier start left half-made.
@@ -77,6 +99,8 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
+/// What is shorter can be guessed.
+const SECRET_OCTETS_MIN: usize = 20;
 /// A key of 8192 bits has some 6,400; a bundle with its certificate fits as well.
 const FILE_OCTETS_MAX: u64 = 64 * 1024;
 
@@ -99,6 +123,19 @@ mod tests {
         let (again, found) = open_or_make(&path).unwrap();
         assert_eq!((again.record(), found), (made.record(), Found::There));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_one_that_is_none_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loop.key");
+        let made = open_or_make_secret(&path, || "abcdefghijklmnopqrstuvwxyz".to_owned()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(open_or_make_secret(&path, || unreachable!()).unwrap(), made);
+        for (octets, works) in [(SECRET_OCTETS_MIN - 1, false), (SECRET_OCTETS_MIN, true)] {
+            fs::write(&path, "x".repeat(octets)).unwrap();
+            assert_eq!(open_or_make_secret(&path, || unreachable!()).is_ok(), works);
+        }
     }
 
     #[test]

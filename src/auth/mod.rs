@@ -1,12 +1,13 @@
 //! Who sent it: what SPF, DKIM, DMARC, ARC and the client's name say, as values. Pure here.
 //!
 //! [`spf`] is ours; `verify` asks a library for the signatures and puts everything together; [`results`] writes
-//! the report into a header field and [`cuts`] finds what a stranger wrote in our name. The words are RFC 8601's. A DNS
-//! failure is `temperror` throughout: it never becomes a verdict. [`sign`] is the other way round: what we write ourselves
-//! says who we are.
+//! the report into a header field, [`cuts`] finds what a stranger wrote in our name and [`coverage`] what we must not add.
+//! The words are RFC 8601's. A DNS failure is `temperror` throughout: it never becomes a verdict. [`sign`] is the other way
+//! round: what we write ourselves says who we are.
 
 use crate::address::ReversePath;
 
+pub mod coverage;
 pub mod cuts;
 #[cfg(feature = "daemon")]
 pub mod disposition;

@@ -165,6 +165,9 @@ pub(super) fn journey(message: &MessageView) -> String {
     if let Some(spam) = spam(message) {
         let _ = writeln!(out, "{:28}spam {spam}", "");
     }
+    if let Some(withheld) = withheld(message) {
+        let _ = writeln!(out, "{:28}not added, since a signature says that they are absent: {withheld}", "");
+    }
     if let Some(cause) = &message.cause {
         let _ = writeln!(out, "{:28}caused by leg {cause}", "");
     }
@@ -194,6 +197,13 @@ fn spam(message: &MessageView) -> Option<String> {
     let band = spam["band"].as_str().unwrap_or("?");
     let unmarked = if band != Band::Clean.as_str() && spam["may_mark"] == false { UNMARKED } else { "" };
     Some(format!("score {:.1} ({band}{unmarked}): {summary}", report.score))
+}
+
+/// The fields that we would have added, had a signature not covered their absence.
+pub(super) fn withheld(message: &MessageView) -> Option<String> {
+    let facts: serde_json::Value = serde_json::from_str(message.facts.as_ref()?.get()).ok()?;
+    let names: Vec<&str> = facts.get("withheld")?.as_array()?.iter().filter_map(|name| name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn tell_leg(out: &mut String, message: &MessageView, leg: &LegView) {

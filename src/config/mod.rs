@@ -424,6 +424,7 @@ fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Ar
         login: login(raw, tls, path, read, report),
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
         dedupe: raw.dedupe.unwrap_or(default.dedupe),
+        sender_rate: raw.sender_rate.unwrap_or(default.sender_rate),
         name: default.name,
     })
 }

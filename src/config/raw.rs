@@ -10,6 +10,7 @@ use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
+use crate::relay::route::SenderRate;
 use crate::relay::{Chunking, Family, TlsMode};
 
 use super::ListenerTls;
@@ -84,6 +85,8 @@ pub struct RawRoute {
     pub concurrency: Option<u64>,
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
+    /// `Some(None)`: switched off.
+    pub sender_rate: Option<Option<SenderRate>>,
     pub fallback: Option<Placed<String>>,
 }
 
@@ -219,6 +222,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         chunking: section.take("chunking").and_then(|v| v.choice(&chunking)).map(|chunking| chunking.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
         dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
+        sender_rate: section.take("sender-rate").and_then(|v| v.parsed(sender_rate)).map(|rate| rate.value),
         fallback: section.take("fallback").and_then(|v| v.string()),
         name,
     };
@@ -281,6 +285,20 @@ fn host(text: &str) -> Result<RawHost, String> {
 
 fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" { Ok(None) } else { units::duration(text).map(Some).map_err(|error| format!("{error}, or `off`")) }
+}
+
+/// As [`rate`], or `off`.
+fn sender_rate(text: &str) -> Result<Option<SenderRate>, String> {
+    let parsed = text.split_once('/').and_then(|(number, unit)| {
+        let count = number.parse::<u32>().ok().filter(|n| *n > 0)?;
+        let seconds = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)].iter().find(|(word, _)| *word == unit)?.1;
+        Some(SenderRate { count, per: Duration::from_secs(seconds) })
+    });
+    match parsed {
+        Some(rate) => Ok(Some(rate)),
+        None if text == "off" => Ok(None),
+        None => Err("expected a rate such as `100/h` or `10/m`, or `off`".to_owned()),
+    }
 }
 
 /// `600/h`: so many in a second, minute, hour or day.

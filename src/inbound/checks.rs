@@ -12,23 +12,32 @@ use serde_json::{Value, json};
 
 use super::journey::{Arrived, store_refusal};
 use super::{Inbound, Ruling};
+use crate::auth::cuts::{self, Cut};
 use crate::auth::disposition::{self, Disposition, Settings};
 use crate::auth::verify::{Checker, Subject};
-use crate::auth::{AuthReport, cuts, results};
+use crate::auth::{AuthReport, coverage, results};
 use crate::bounce::Authentication;
 use crate::events;
+use crate::loops::Mark;
 use crate::message::Header;
 use crate::message::origin::Origin;
 use crate::queue::budget::Permit;
 use crate::queue::{BodyReader, Reason, StoredBody};
 use crate::reply::{self, Refusal};
 use crate::rules::AuthFacts;
+use crate::stamp;
 
 /// What was found out about a message.
 pub(super) struct Checked {
     report: AuthReport,
-    /// Our Authentication-Results, or nothing where no check was made.
+    /// Our Authentication-Results, or nothing where no check was made or it must not be added.
     pub field: String,
+    /// The names of fields that we must not add.
+    pub withheld: Vec<&'static str>,
+    /// The message has no Message-ID, and no signature says so.
+    pub needs_message_id: bool,
+    /// The marks of ours that it bears; all others are cut.
+    pub marks: Vec<Mark>,
     /// Ranges of the original that no copy carries.
     pub cuts: Vec<Range<u64>>,
     /// Why its legs must be quarantined, if they must.
@@ -47,6 +56,9 @@ impl Checked {
         Checked {
             report: AuthReport::default(),
             field: String::new(),
+            withheld: Vec::new(),
+            needs_message_id: false,
+            marks: Vec::new(),
             cuts: Vec::new(),
             quarantine: None,
             authentication: Authentication::Absent,
@@ -77,11 +89,9 @@ impl Checked {
         &self.report
     }
 
-    /// Adding a field of this name breaks no signature that counts. One that names a field which is not there signs that it
-    /// is not (RFC 6376 §5.4.2); those that were there are cut.
+    /// Adding a field of this name breaks no signature that counts.
     pub(super) fn may_add(&self, name: &str) -> bool {
-        let mut signed = self.report.passing().flat_map(|signature| &signature.signed_fields);
-        !signed.any(|field| field.eq_ignore_ascii_case(name))
+        !self.withheld.contains(&name)
     }
 
     /// DMARC will fail at the next hop.
@@ -100,7 +110,7 @@ impl Inbound {
         body: &StoredBody,
     ) -> Result<Checked, Refusal> {
         let head = message.head.as_bytes();
-        let found = cuts::find(&header.fields, head, &ruling.session.hostname);
+        let (marks, found) = own_marks(ruling, message, header);
         let client = outside(ruling, message, header);
         // Where nobody outside can be told, the peer is checked.
         let (ip, helo) = client.clone().unwrap_or_else(|| (message.client.ip, message.client.helo.clone()));
@@ -132,14 +142,22 @@ impl Inbound {
             quarantine.get_or_insert_with(|| (Reason::LookAlike, SIGNED_CONTROL.to_owned()));
         }
         let sender = &message.envelope.sender;
-        let field = match &ruling.auth {
-            Some(_) => results::field(&report, &ruling.session.hostname, ip, sender),
-            None => String::new(),
+        let present = |name: &str| {
+            let all = header.fields.iter().filter(|field| field.name == name).count();
+            all - found.iter().filter(|cut| cut.name == name).count()
         };
+        let withheld = coverage::withheld(stamp::FIELDS, report.passing(), present);
+        let field = match &ruling.auth {
+            Some(_) if !withheld.contains(&stamp::AUTHENTICATION_RESULTS) => {
+                results::field(&report, &ruling.session.hostname, ip, sender)
+            }
+            Some(_) | None => String::new(),
+        };
+        let needs_message_id = present("message-id") == 0 && !coverage::is_listed(header, head, "message-id");
         let authentication = if report.authenticates(sender) { Authentication::Proven } else { Authentication::Absent };
         let ptr = report.ptr.as_ref().and_then(|ptr| ptr.name.clone());
         let cuts = found.into_iter().map(|cut| cut.range).collect();
-        Ok(Checked { report, field, cuts, quarantine, authentication, ptr, client })
+        Ok(Checked { report, field, withheld, needs_message_id, marks, cuts, quarantine, authentication, ptr, client })
     }
 
     /// Reads the message into `subject` and checks it.
@@ -191,6 +209,20 @@ fn outside(ruling: &Ruling, message: &Arrived<'_>, header: &Header) -> Option<(I
         // Written by one of ours, or by one whose Received we cannot read.
         Origin::Inside | Origin::Unreadable => None,
     }
+}
+
+/// The marks of ours, which stay for the next time it comes by, and what is cut.
+fn own_marks(ruling: &Ruling, message: &Arrived<'_>, header: &Header) -> (Vec<Mark>, Vec<Cut>) {
+    let head = message.head.as_bytes();
+    let mut found = cuts::find(&header.fields, head, &ruling.session.hostname);
+    let mut marks = Vec::new();
+    for field in &header.fields {
+        if let Some(mark) = ruling.read_mark(field, head, message.at) {
+            found.retain(|cut| cut.range != field.range);
+            marks.push(mark);
+        }
+    }
+    (marks, found)
 }
 
 /// The message's bytes in one piece.

@@ -46,6 +46,7 @@ impl Inbound {
         let started = self.clock.monotonic();
         let header = Header::index(message.head.as_bytes());
         if header.hops() > HOPS_MAX {
+            events::loop_seen("hops");
             return Err(Refusal::new(reply::TOO_MANY_HOPS));
         }
 
@@ -64,7 +65,8 @@ impl Inbound {
 
         let originals = self.originals(ruling, &message).await?;
         let reading = self.read_for_rules(ruling, &message, &body).await?;
-        let decided = decide(ruling, &message, (&checked, &scored, &reading), &originals);
+        let mut decided = decide(ruling, &message, (&checked, &scored, &reading), &originals);
+        ruling.turn_back(&mut decided, &checked);
         for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
             events::shadow_hit(&shadow.rule, shadow.action);
         }
@@ -73,6 +75,9 @@ impl Inbound {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
         }
         self.pace_returns(ruling, &message, &mut planned);
+        if probe.is_none() {
+            self.hold_loops(ruling, &message, &header, &checked, &mut planned);
+        }
         if planned.len() > ruling.legs_max {
             return Err(Refusal::new(reply::TOO_MANY_LEGS));
         }
@@ -80,21 +85,14 @@ impl Inbound {
         let record = record(ruling, &message, &header, &body, (&checked, &scored, &reading), id);
         let body_hash = body_hash(ruling, &planned, &message, &body).await?;
         let mut legs = Vec::with_capacity(planned.len());
-        let mut slots = Vec::new();
         for (n, plan) in (1u16..).zip(&planned) {
             let notices = notices(ruling, plan, &message.envelope, checked.authentication);
             let mut leg = new_leg(ruling, plan, n, &record, (&checked, &scored), notices);
             leg.errand = probe.unwrap_or_default();
             leg.dedupe = body_hash.and_then(|body| dedupe(ruling, plan, &header.message_id, &body));
-            // The slot is reserved before the commit: a leg without one is committed ownerless and due.
-            let slot = match leg.state {
-                State::Queued => self.handover.reserve_within(&leg.route, SLOT_PATIENCE).await,
-                _ => None,
-            };
-            leg.handed_over = slot.is_some();
-            slots.push(slot);
             legs.push(leg);
         }
+        let slots = self.reserve(&mut legs).await;
         let size = record.size;
         let mut queued = self.store.commit(record, legs).await.map_err(|error| store_refusal(&error))?;
 
@@ -126,6 +124,20 @@ impl Inbound {
         // Fifty megabytes of archives take longer to decode than a session may be in another's way.
         let reading = tokio::task::spawn_blocking(move || Reading::of(&head, &octets, size, wanted)).await;
         reading.map_err(|_| Refusal::new(reply::LOCAL_ERROR))
+    }
+
+    /// Reserves the slots of the legs that can go at once, before the commit: a leg without one is committed ownerless and due.
+    async fn reserve(&self, legs: &mut [NewLeg]) -> Vec<Option<Slot>> {
+        let mut slots = Vec::with_capacity(legs.len());
+        for leg in legs {
+            let slot = match leg.state {
+                State::Queued => self.handover.reserve_within(&leg.route, SLOT_PATIENCE).await,
+                _ => None,
+            };
+            leg.handed_over = slot.is_some();
+            slots.push(slot);
+        }
+        slots
     }
 
     /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
@@ -215,6 +227,8 @@ pub(super) struct Planned {
     pub(super) state: State,
     reason: Reason,
     detail: String,
+    /// When a leg that we hold goes on by itself; none: an operator says when.
+    due: Option<Timestamp>,
     rules: Vec<String>,
     /// A header field says that it looks like spam.
     marked: bool,
@@ -234,6 +248,13 @@ impl Planned {
                 (self.state, self.reason, self.detail) = spam(State::Omitted);
             }
             (Fate::Quarantine | Fate::Omit, _) => {}
+        }
+    }
+
+    /// What was to be relayed waits; until `due`, or else for an operator.
+    pub(super) fn hold(&mut self, reason: Reason, why: String, due: Option<Timestamp>) {
+        if self.state == State::Queued {
+            (self.state, self.reason, self.detail, self.due) = (State::Held, reason, why, due);
         }
     }
 
@@ -307,7 +328,7 @@ fn judged_legs(alias: &Mailbox, action: Action, legs: Vec<LegPlan>, rules: &[Str
         .map(|leg| {
             let fate = leg.fate(scored.band);
             let (alias, detail, rules) = (alias.clone(), detail.clone(), rules.to_vec());
-            let mut plan = Planned { alias, leg, state, reason, detail, rules, marked: false };
+            let mut plan = Planned { alias, leg, state, reason, detail, due: None, rules, marked: false };
             plan.judge(fate, &why);
             plan
         })
@@ -340,6 +361,7 @@ fn quarantined_refusal(alias: Mailbox, refusal: &Refusal, rules: Vec<String>) ->
         state: State::Quarantined,
         reason: Reason::MixedRefusal,
         detail: refusal.reply().to_string(),
+        due: None,
         rules,
         marked: false,
     }
@@ -355,7 +377,10 @@ fn record(
 ) -> NewMessage {
     let client = Client { ptr: checked.ptr.clone(), ..message.client.clone() };
     let envelope = &message.envelope;
-    let prefix = stamp::common_prefix(&ruling.session.hostname, &client, envelope, &checked.field, id, message.at);
+    let hostname = &ruling.session.hostname;
+    let made_id = checked.needs_message_id.then(|| stamp::made_message_id(hostname, id));
+    let made_field = made_id.as_ref().map_or_else(String::new, |made| format!("Message-ID: {made}\r\n"));
+    let prefix = stamp::common_prefix(hostname, &client, envelope, &checked.field, &made_field, id, message.at);
     NewMessage {
         id,
         received: message.at,
@@ -371,7 +396,7 @@ fn record(
         size: body.len(),
         from: header.from.clone(),
         subject: header.subject.clone(),
-        message_id: header.message_id.clone(),
+        message_id: made_id.unwrap_or_else(|| header.message_id.clone()),
         prefix,
         facts: recorded_facts(ruling, message, (checked, scored, reading)),
         rules_hash: ruling.rules.hash().to_owned(),
@@ -398,6 +423,9 @@ fn recorded_facts(
     if !ruling.rules.wanted().is_nothing() {
         facts["message"] = reading.record();
     }
+    if !checked.withheld.is_empty() {
+        facts["withheld"] = serde_json::json!(checked.withheld);
+    }
     facts.to_string()
 }
 
@@ -411,7 +439,14 @@ fn new_leg(
 ) -> NewLeg {
     let (target, authentication) = (&plan.leg.target, checked.authentication);
     let (sender, authorship) = ruling.reverse_path(&record.sender, target, record.received, authentication, plan.state);
-    let field = scored.field().filter(|_| plan.marked).unwrap_or_default();
+    let copy = stamp::Copy {
+        alias: &plan.alias,
+        target,
+        forwarding: ruling.forwarding(&plan.alias, plan.leg.kind, record.received),
+        spam: scored.field().filter(|_| plan.marked).unwrap_or_default(),
+        mark: &ruling.loop_mark(&plan.alias, &plan.leg, &plan.rules, record.received),
+        withheld: &checked.withheld,
+    };
     NewLeg {
         n,
         alias: plan.alias.as_str().to_owned(),
@@ -422,8 +457,8 @@ fn new_leg(
         state: plan.state,
         reason: plan.reason,
         detail: plan.detail.clone(),
-        due: (plan.state == State::Queued).then_some(record.received),
-        prefix: stamp::leg_prefix(&plan.alias, &plan.leg.target, field),
+        due: if plan.state == State::Queued { Some(record.received) } else { plan.due },
+        prefix: copy.prefix(),
         cuts: checked.cuts.clone(),
         rules: plan.rules.clone(),
         notices,

@@ -21,6 +21,7 @@ use crate::contain::{Panicked, contain};
 use crate::dns::Dns;
 use crate::events;
 use crate::id::{Chance, Ids};
+use crate::loops::Marks;
 use crate::network::Network;
 use crate::queue::budget::Budget;
 use crate::queue::handover::Handover;
@@ -28,9 +29,10 @@ use crate::queue::{Authorship, State, Store};
 use crate::relay::Route;
 use crate::reply;
 use crate::reply::Refusal;
-use crate::rules::{Action, Bounces, Decision, Fact, Facts, LegPlan, RuleSet, Verdict};
+use crate::rules::{Action, Bounces, Decision, Fact, Facts, LegKind, LegPlan, RuleSet, Verdict};
 use crate::smtp::settings::Settings;
 use crate::srs::{Invalid, Original, Proof, Return, ReturnPath, Rewritten, Srs};
+use crate::stamp::Forwarding;
 use crate::tls::{self, ListenerTls};
 
 mod listener;
@@ -41,6 +43,7 @@ mod checks;
 mod score;
 mod pace;
 mod duplicates;
+mod loops;
 mod returns;
 mod connection;
 mod journey;
@@ -63,6 +66,8 @@ pub struct Ruling {
     pub tls: Option<Arc<tls::Server>>,
     /// Absent: no sender is rewritten.
     pub srs: Option<Arc<Srs>>,
+    /// Absent: what comes back is not known again.
+    pub marks: Option<Arc<Marks>>,
     /// Absent: nobody is checked.
     pub auth: Option<auth::disposition::Settings>,
     /// What block lists are asked through.
@@ -146,6 +151,16 @@ impl Ruling {
         }
     }
 
+    /// Whether a copy names its target. Only what a rule forwards does: a further copy, and what comes back by a return
+    /// path of ours, go to people, and a mailbox has its own name.
+    #[must_use]
+    pub fn forwarding(&self, alias: &Mailbox, kind: LegKind, now: Timestamp) -> Forwarding {
+        match kind {
+            LegKind::To if self.return_path(alias, now).is_none() => Forwarding::Told,
+            LegKind::To | LegKind::Also | LegKind::Mailbox | LegKind::Role => Forwarding::Untold,
+        }
+    }
+
     /// Whether a leg that goes to `target` by `route` would come back to us as new mail.
     #[must_use]
     pub fn comes_back(&self, recipient: &Mailbox, target: &Mailbox, route: &str) -> bool {
@@ -195,6 +210,7 @@ pub struct Inbound {
     /// Holds back large messages that want to be verified at the same time.
     verification: Budget,
     returns: returns::ReturnCounts,
+    sender_counts: loops::SenderCounts,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     shares: Shares,
@@ -228,6 +244,7 @@ impl Inbound {
             handover: parts.handover,
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             returns: returns::ReturnCounts::default(),
+            sender_counts: loops::SenderCounts::default(),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             shares: Shares::default(),

@@ -33,6 +33,8 @@ pub struct Route {
     pub concurrency: usize,
     /// For how long the same message is not sent again to the same target; `None` switches it off.
     pub dedupe: Option<Duration>,
+    /// Answers that one sender may have for one target before they wait; `None` switches it off.
+    pub sender_rate: Option<SenderRate>,
 }
 
 impl Route {
@@ -55,7 +57,28 @@ impl Route {
             concurrency: CONCURRENCY,
             // A second mail is better than a lost one as long as no profile says what kind of target this is.
             dedupe: None,
+            sender_rate: Some(SENDER_RATE),
         }
+    }
+}
+
+/// So many within so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenderRate {
+    pub count: u32,
+    pub per: Duration,
+}
+
+/// As it is written: `100/h`.
+impl fmt::Display for SenderRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            1 => "s",
+            60 => "m",
+            3_600 => "h",
+            _ => "d",
+        };
+        write!(f, "{}/{unit}", self.count)
     }
 }
 
@@ -114,6 +137,8 @@ pub struct Host {
 
 /// The port of MX hosts (RFC 5321 §4.5.4.2).
 pub const SMTP_PORT: u16 = 25;
+/// A person answers a few times an hour, a CRM that answers itself some times a minute.
+const SENDER_RATE: SenderRate = SenderRate { count: 100, per: Duration::from_secs(60 * 60) };
 /// As Postfix's default_destination_concurrency_limit, which receivers are used to.
 const CONCURRENCY: usize = 20;
 

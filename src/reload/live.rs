@@ -19,8 +19,10 @@ use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
+use crate::id;
 use crate::inbound::{Inbound, Manner, Ruling, Scorer, memory};
 use crate::log;
+use crate::loops::Marks;
 use crate::outbound::{self, Outbound, Ways};
 use crate::queue::sqlite::{Retention, SqliteStore};
 use crate::relay::dial::{TcpDial, Timeouts};
@@ -178,6 +180,7 @@ fn ruling(
         listeners: fixed.manners(config, before),
         tls: certificate(config, before, now),
         srs: config.srs.clone(),
+        marks: marks(config),
         auth: config.auth.clone(),
         dns: Arc::clone(&lookup.dns),
         checker: lookup.checker.clone(),
@@ -216,6 +219,17 @@ fn signer(config: &Config) -> Option<Arc<Signer>> {
     }
 }
 
+/// What our copies are known by when they come back. Without a key they are not, and hops are counted all the same.
+fn marks(config: &Config) -> Option<Arc<Marks>> {
+    match key_file::open_or_make_secret(&config.data.join(LOOP_KEY), id::secret_word) {
+        Ok(secret) => Marks::new(&secret).map(Arc::new),
+        Err(error) => {
+            events::loop_key_unusable(&error);
+            None
+        }
+    }
+}
+
 /// The certificate of the same files goes on, and is renewed by itself; of others it is opened. Loading has looked at it:
 /// where it cannot be used now, a kept configuration starts without, and TLS is not offered until it can.
 fn certificate(config: &Config, before: Option<&Ruling>, now: Timestamp) -> Option<Arc<tls::Server>> {
@@ -237,4 +251,6 @@ pub fn with_certificate(ruling: &Ruling) -> impl Iterator<Item = &str> {
     ruling.listeners.iter().filter(|(_, manner)| manner.tls != ListenerTls::Off).map(|(name, _)| name.as_str())
 }
 
+/// In the data directory.
+const LOOP_KEY: &str = "loop.key";
 const TIMEOUTS: Timeouts = Timeouts::rfc5321();

@@ -69,6 +69,13 @@ pub fn dkimpy_sign(key: &DkimKey, canonicalization: &str, algorithm: &str, messa
     dkimpy(&["sign", path(&key.path()), key.selector, key.domain, canonicalization, algorithm], message)
 }
 
+/// As [`dkimpy_sign`], with these fields in `h=` as often as they are named, whether they are there or not.
+pub fn dkimpy_sign_fields(key: &DkimKey, fields: &[&str], message: &[u8]) -> Vec<u8> {
+    let path = key.path();
+    let arguments = ["sign", self::path(&path), key.selector, key.domain, "relaxed/relaxed", "rsa-sha256"];
+    dkimpy(&[&arguments[..], fields].concat(), message)
+}
+
 /// Puts an ARC set before a message that has `host`'s Authentication-Results.
 pub fn dkimpy_seal(key: &DkimKey, host: &str, message: &[u8]) -> Vec<u8> {
     dkimpy(&["seal", path(&key.path()), key.selector, key.domain, host], message)

@@ -1,6 +1,7 @@
 """dkimpy, asked by the tests: one thing a run, the message from standard input, the answer to standard output.
 
-    sign   KEY SELECTOR DOMAIN HEADER/BODY ALGORITHM    the message with its signature before it
+    sign   KEY SELECTOR DOMAIN HEADER/BODY ALGORITHM [FIELD ...]
+                                                        the message with its signature before it
     seal   KEY SELECTOR DOMAIN HOST                     the message with an ARC set before it; needs HOST's results
     verify ZONE                                         pass or fail: the first signature
     public KEY                                          the record of an ed25519 key
@@ -35,7 +36,7 @@ if what == "public":
     sys.exit()
 message = sys.stdin.buffer.read()
 if what == "sign":
-    key, selector, domain, canonicalization, algorithm = arguments
+    key, selector, domain, canonicalization, algorithm, *names = arguments
     field = dkim.sign(
         message,
         selector.encode(),
@@ -43,6 +44,7 @@ if what == "sign":
         read(key),
         canonicalize=tuple(part.encode() for part in canonicalization.split("/")),
         signature_algorithm=algorithm.encode(),
+        include_headers=[name.encode() for name in names] or None,
     )
     out.write(field + message)
 elif what == "seal":

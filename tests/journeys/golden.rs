@@ -76,6 +76,7 @@ fn rendered(mail: &Mail, added: &[u8], original: &[u8]) -> Vec<u8> {
         // SIZE counts our Received, whose length may differ.
         (r"SIZE=\d+", "SIZE={size}"),
         (r"\b[0-9a-hjkmnp-tv-z]{13}\b", "{id}"),
+        (r"X-Pointsman-Loop: \d+ [0-9a-f]{32} [0-9a-f]{32}", "X-Pointsman-Loop: {mark}"),
         (r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "{date}"),
     ] {
         ours = Regex::new(pattern).unwrap().replace_all(&ours, shown).into_owned();

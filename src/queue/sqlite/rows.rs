@@ -52,6 +52,10 @@ pub struct LegRow {
     pub size: u64,
     /// The sender authenticated for the domain of his address.
     pub authenticated: bool,
+    /// The names of fields that no copy may carry: a signature says that they are not there.
+    pub withheld: Vec<String>,
+    /// Its own header fields name its target.
+    pub names_target: bool,
 }
 
 /// A route that an operator paused.
@@ -260,6 +264,8 @@ fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {
     let (state, reason): (String, String) = (row.get("state")?, row.get("reason")?);
     let attempts = row.get("attempts")?;
     let started: Option<i64> = row.get("started")?;
+    let facts = Facts::read(&row.get::<_, String>("facts")?);
+    let prefix: Vec<u8> = row.get("prefix")?;
     let last = match started {
         Some(_) => Some(attempt_row(row, attempts)?),
         None => None,
@@ -295,7 +301,9 @@ fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {
         subject: row.get("subject")?,
         message_id: row.get("message_id")?,
         size: row.get::<_, i64>("size")? as u64,
-        authenticated: is_authenticated(&row.get::<_, String>("facts")?),
+        authenticated: facts.authenticated,
+        withheld: facts.withheld,
+        names_target: memchr::memmem::find(&prefix, b"X-Forwarded-To: ").is_some(),
     })
 }
 
@@ -310,13 +318,17 @@ fn paused_row(row: &Row<'_>) -> rusqlite::Result<Option<PauseRow>> {
 }
 
 /// What was found when the message came in; nothing was, where the facts do not say.
-fn is_authenticated(facts: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Facts {
-        #[serde(default)]
-        authenticated: bool,
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Facts {
+    authenticated: bool,
+    withheld: Vec<String>,
+}
+
+impl Facts {
+    fn read(facts: &str) -> Facts {
+        serde_json::from_str(facts).unwrap_or_default()
     }
-    serde_json::from_str::<Facts>(facts).is_ok_and(|facts| facts.authenticated)
 }
 
 /// The columns of an attempt, which a leg has for its last one and the table for the others.
