@@ -387,6 +387,11 @@ pub fn dkim_key_unusable(error: &dyn Display) {
     tracing::error!(event = "dkim-key-unusable", %error, "notifications go out unsigned");
 }
 
+/// An ARC set could not be made: the copies go out without.
+pub fn unsealed(message: MessageId, error: &dyn Display) {
+    tracing::error!(event = "unsealed", %message, %error);
+}
+
 /// There is no key that our copies could be known by.
 pub fn loop_key_unusable(error: &dyn Display) {
     tracing::error!(event = "loop-key-unusable", %error, "mail that comes back is known by its hops alone");

@@ -62,6 +62,8 @@ pub struct Copy<'a> {
     pub spam: &'a str,
     /// The field by which we know it again, or nothing.
     pub mark: &'a str,
+    /// An ARC set, or nothing.
+    pub seal: &'a str,
     /// The names that must not be added.
     pub withheld: &'a [&'a str],
 }
@@ -78,7 +80,7 @@ impl Copy<'_> {
     /// it. None names another recipient.
     #[must_use]
     pub fn prefix(&self) -> Vec<u8> {
-        let Copy { alias, target, forwarding, spam, mark, withheld } = self;
+        let Copy { alias, target, forwarding, spam, mark, seal, withheld } = self;
         let mut fields = String::new();
         let mut add = |name: &str, value: std::fmt::Arguments<'_>| {
             if !withheld.contains(&name) {
@@ -98,6 +100,7 @@ impl Copy<'_> {
         if !withheld.contains(&loops::FIELD) {
             fields.push_str(mark);
         }
+        fields.push_str(seal);
         fields.into_bytes()
     }
 }
@@ -109,8 +112,18 @@ const X_FORWARDED_FOR: &str = "X-Forwarded-For";
 pub const AUTHENTICATION_RESULTS: &str = "Authentication-Results";
 
 /// Every field that we add, but for Received, which no signature may cover (RFC 6376 §5.4.1), and Message-ID.
-pub const FIELDS: &[&str] =
-    &[DELIVERED_TO, X_ORIGINAL_TO, X_FORWARDED_TO, X_FORWARDED_FOR, spam::FIELD, loops::FIELD, AUTHENTICATION_RESULTS];
+pub const FIELDS: &[&str] = &[
+    DELIVERED_TO,
+    X_ORIGINAL_TO,
+    X_FORWARDED_TO,
+    X_FORWARDED_FOR,
+    spam::FIELD,
+    loops::FIELD,
+    "ARC-Seal",
+    "ARC-Message-Signature",
+    "ARC-Authentication-Results",
+    AUTHENTICATION_RESULTS,
+];
 
 /// An address as RFC 5321 §4.1.3 writes it between brackets.
 fn literal(ip: std::net::IpAddr) -> String {
@@ -209,7 +222,7 @@ mod tests {
         let alias = Mailbox::parse("Aide@solarmora.com").unwrap();
         let target = Mailbox::parse("x@crm.example").unwrap();
         let prefix = |target: &Mailbox, forwarding, spam: &str, withheld: &[&str]| {
-            let copy = Copy { alias: &alias, target, forwarding, spam, mark: "", withheld };
+            let copy = Copy { alias: &alias, target, forwarding, spam, mark: "", seal: "", withheld };
             String::from_utf8(copy.prefix()).unwrap()
         };
         let names = "Delivered-To: Aide@solarmora.com\r\nX-Original-To: Aide@solarmora.com\r\n";

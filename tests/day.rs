@@ -127,6 +127,7 @@ impl World {
         let ruling = Ruling {
             srs: None,
             marks: None,
+            signer: None,
             auth: None,
             spam: None,
             upstream: Vec::new(),

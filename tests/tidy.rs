@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "src/auth/coverage.rs",
     "src/auth/cuts.rs",
     "src/auth/results.rs",
+    "src/auth/seal.rs",
     "src/auth/spf/macros.rs",
     "src/auth/spf/record.rs",
     "src/auth/verify/screen.rs",

@@ -47,7 +47,7 @@ pub fn check(data: &[u8]) {
 
     let target = Mailbox::parse("case@crm.example").expect("it is an address");
     let forwarding = Forwarding::Told;
-    let copy = Copy { alias: &recipient, target: &target, forwarding, spam: "", mark: "", withheld: &[] };
+    let copy = Copy { alias: &recipient, target: &target, forwarding, spam: "", mark: "", seal: "", withheld: &[] };
     let leg = String::from_utf8(copy.prefix()).expect("what came in was UTF-8");
     let lines: Vec<&str> = leg.split_terminator("\r\n").collect();
     let same = recipient == target;

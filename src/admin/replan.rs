@@ -295,6 +295,8 @@ fn place(
         forwarding: ruling.forwarding(&alias, plan.kind, now),
         spam: &mark,
         mark: &ruling.loop_mark(&alias, plan, &rules, now),
+        // A set seals what was found when it came; what an operator sends on goes without.
+        seal: "",
         withheld: &withheld,
     };
     Ok(Replacement {
@@ -375,6 +377,7 @@ mod tests {
             spam: None,
             upstream: Vec::new(),
             marks: None,
+            signer: None,
             srs: Srs::new(Domain::parse("srs.d.example").unwrap(), &[b"secret".to_vec()]).map(Arc::new),
         }
     }

@@ -15,6 +15,8 @@ pub mod disposition;
 pub mod key_file;
 pub mod results;
 #[cfg(feature = "daemon")]
+pub mod seal;
+#[cfg(feature = "daemon")]
 pub mod sign;
 pub mod spf;
 #[cfg(feature = "daemon")]

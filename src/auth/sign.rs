@@ -2,14 +2,14 @@
 //!
 //! mail-auth canonicalizes and hashes; the key is RSA, the one kind that every verifier knows. Each signed field is
 //! named once more than it is there, so that a second From, Subject or Content-Type put in later breaks the signature.
-//! What others wrote is never signed here. Files are `key_file`'s business.
+//! What others wrote is never signed here; `seal` seals it, with the same key. Files are `key_file`'s business.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mail_auth::crypto::{RsaKey, Sha256};
+use mail_auth::crypto::{RsaKey, Sha256, SigningKey};
 use mail_auth::dkim::DkimSigner;
 use mail_auth::headers::HeaderWriter;
 use rustls_pki_types::PrivateKeyDer;
@@ -104,6 +104,17 @@ impl Signer {
     #[must_use]
     pub fn new(key: Key, selector: Domain) -> Signer {
         Signer { key, selector }
+    }
+
+    #[must_use]
+    pub fn selector(&self) -> &Domain {
+        &self.selector
+    }
+
+    /// A signature by rsa-sha256 of these octets.
+    pub fn sign_octets(&self, octets: &[u8]) -> Result<Vec<u8>, SignError> {
+        let failed = |error: mail_auth::Error| SignError(error.to_string());
+        RsaKey::<Sha256>::from_key_der(self.key.der.clone_key()).map_err(failed)?.sign(octets).map_err(failed)
     }
 
     /// The DKIM-Signature field, CRLF included, that stands before `message`: `d=` is `domain`, which must be that of

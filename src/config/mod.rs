@@ -208,6 +208,7 @@ pub fn resolve(
     let (now, scores) = (SystemClock::new().now(), spam.is_some());
     let surroundings = Surroundings { routes: &has_hosts, looks_up_mx: MX_IS_BUILT, checks, scores, now, read };
     let parsed = rules::parse(&sources, &surroundings, report);
+    look_at_seals(&raw, checks[3], report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
     if report.errors() > before {
         return None;
@@ -424,9 +425,24 @@ fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Ar
         login: login(raw, tls, path, read, report),
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
         dedupe: raw.dedupe.unwrap_or(default.dedupe),
+        dedupe_joins_aliases: default.dedupe_joins_aliases,
+        arc_seal: raw.arc_seal.as_ref().is_some_and(|seal| seal.value),
         sender_rate: raw.sender_rate.unwrap_or(default.sender_rate),
         name: default.name,
     })
+}
+
+/// A route that wants seals nobody can make.
+fn look_at_seals(raw: &Raw, verifies_arc: bool, report: &mut Report) {
+    let signs = raw.dkim.as_ref().and_then(|dkim| dkim.sign) != Some(false);
+    for seal in raw.routes.iter().filter_map(|route| route.arc_seal.as_ref()).filter(|seal| seal.value) {
+        let missing = match (verifies_arc, signs) {
+            (false, _) => "it needs `[auth]` with `arc`: who did not look at a chain cannot go on with it",
+            (true, false) => "it needs the key of `[dkim]`, which is switched off",
+            (true, true) => continue,
+        };
+        report.add(Diagnostic::warning("`arc-seal` seals nothing").at(&seal.place).help(missing));
+    }
 }
 
 /// Name and password, where the route has both and they go inside TLS only.

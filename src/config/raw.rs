@@ -85,6 +85,7 @@ pub struct RawRoute {
     pub concurrency: Option<u64>,
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
+    pub arc_seal: Option<Placed<bool>>,
     /// `Some(None)`: switched off.
     pub sender_rate: Option<Option<SenderRate>>,
     pub fallback: Option<Placed<String>>,
@@ -222,6 +223,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         chunking: section.take("chunking").and_then(|v| v.choice(&chunking)).map(|chunking| chunking.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
         dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
+        arc_seal: section.take("arc-seal").and_then(|v| v.boolean()),
         sender_rate: section.take("sender-rate").and_then(|v| v.parsed(sender_rate)).map(|rate| rate.value),
         fallback: section.take("fallback").and_then(|v| v.string()),
         name,

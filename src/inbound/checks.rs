@@ -30,7 +30,9 @@ use crate::stamp;
 /// What was found out about a message.
 pub(super) struct Checked {
     report: AuthReport,
-    /// Our Authentication-Results, or nothing where no check was made or it must not be added.
+    /// Our Authentication-Results, or nothing where no check was made.
+    pub results: String,
+    /// The same, or nothing where it must not be added.
     pub field: String,
     /// The names of fields that we must not add.
     pub withheld: Vec<&'static str>,
@@ -55,6 +57,7 @@ impl Checked {
     pub(super) fn unchecked() -> Checked {
         Checked {
             report: AuthReport::default(),
+            results: String::new(),
             field: String::new(),
             withheld: Vec::new(),
             needs_message_id: false,
@@ -147,17 +150,29 @@ impl Inbound {
             all - found.iter().filter(|cut| cut.name == name).count()
         };
         let withheld = coverage::withheld(stamp::FIELDS, report.passing(), present);
-        let field = match &ruling.auth {
-            Some(_) if !withheld.contains(&stamp::AUTHENTICATION_RESULTS) => {
-                results::field(&report, &ruling.session.hostname, ip, sender)
-            }
-            Some(_) | None => String::new(),
+        let results = match &ruling.auth {
+            Some(_) => results::field(&report, &ruling.session.hostname, ip, sender),
+            None => String::new(),
         };
+        let may_tell = !withheld.contains(&stamp::AUTHENTICATION_RESULTS);
+        let field = if may_tell { results.clone() } else { String::new() };
         let needs_message_id = present("message-id") == 0 && !coverage::is_listed(header, head, "message-id");
         let authentication = if report.authenticates(sender) { Authentication::Proven } else { Authentication::Absent };
         let ptr = report.ptr.as_ref().and_then(|ptr| ptr.name.clone());
         let cuts = found.into_iter().map(|cut| cut.range).collect();
-        Ok(Checked { report, field, withheld, needs_message_id, marks, cuts, quarantine, authentication, ptr, client })
+        Ok(Checked {
+            report,
+            results,
+            field,
+            withheld,
+            needs_message_id,
+            marks,
+            cuts,
+            quarantine,
+            authentication,
+            ptr,
+            client,
+        })
     }
 
     /// Reads the message into `subject` and checks it.

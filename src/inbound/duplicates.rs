@@ -23,19 +23,32 @@ pub(super) async fn body_hash(message: &StoredBody, head: usize) -> Result<[u8; 
     Ok(finished(context))
 }
 
+/// Whether mail to two aliases that go to one target is two cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aliases {
+    /// As it should be: billing@ and legal@ both get theirs.
+    Apart,
+    /// The CRM makes one case of both anyway, or two of the same sort.
+    Together,
+}
+
 /// The key of a leg, or `None` without a Message-ID: then nothing is a duplicate.
 pub(super) fn key(
     message_id: &str,
     body: &[u8; 32],
     target: &Mailbox,
-    alias: &Mailbox,
+    (alias, aliases): (&Mailbox, Aliases),
     window: Duration,
 ) -> Option<DedupeKey> {
     if message_id.is_empty() {
         return None;
     }
+    let alias = match aliases {
+        Aliases::Apart => alias.key(),
+        Aliases::Together => String::new(),
+    };
     let mut context = digest::Context::new(&digest::SHA256);
-    for part in [message_id.as_bytes(), body, target.key().as_bytes(), alias.key().as_bytes()] {
+    for part in [message_id.as_bytes(), body, target.key().as_bytes(), alias.as_bytes()] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
@@ -74,8 +87,15 @@ mod tests {
     fn each_part_counts_and_without_a_message_id_nothing_is_a_duplicate() {
         let address = |text: &str| Mailbox::parse(text).unwrap();
         let make = |id: &str, body: u8, target: &str, alias: &str| {
-            key(id, &[body; 32], &address(target), &address(alias), Duration::ZERO).map(|key| key.hash)
+            key(id, &[body; 32], &address(target), (&address(alias), Aliases::Apart), Duration::ZERO)
+                .map(|key| key.hash)
         };
+        let together = |alias: &str| {
+            let (target, alias) = (address("case@crm.example"), address(alias));
+            key("<1@x>", &[1; 32], &target, (&alias, Aliases::Together), Duration::ZERO).map(|key| key.hash)
+        };
+        assert_eq!(together("aide@d.example"), together("bugs@d.example"));
+        assert_ne!(together("aide@d.example"), make("<1@x>", 1, "case@crm.example", "aide@d.example"));
         let first = make("<1@x>", 1, "case@crm.example", "aide@d.example");
         assert!(first.is_some());
         assert_eq!(first, make("<1@x>", 1, "CASE@crm.example", "Aide@d.example"));

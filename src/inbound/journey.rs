@@ -82,6 +82,7 @@ impl Inbound {
             return Err(Refusal::new(reply::TOO_MANY_LEGS));
         }
 
+        self.seal(ruling, &message, &header, &body, (&checked, id), &mut planned).await?;
         let record = record(ruling, &message, &header, &body, (&checked, &scored, &reading), id);
         let body_hash = body_hash(ruling, &planned, &message, &body).await?;
         let mut legs = Vec::with_capacity(planned.len());
@@ -232,6 +233,8 @@ pub(super) struct Planned {
     rules: Vec<String>,
     /// A header field says that it looks like spam.
     marked: bool,
+    /// Its ARC set, or nothing.
+    pub(super) seal: String,
 }
 
 impl Planned {
@@ -328,7 +331,8 @@ fn judged_legs(alias: &Mailbox, action: Action, legs: Vec<LegPlan>, rules: &[Str
         .map(|leg| {
             let fate = leg.fate(scored.band);
             let (alias, detail, rules) = (alias.clone(), detail.clone(), rules.to_vec());
-            let mut plan = Planned { alias, leg, state, reason, detail, due: None, rules, marked: false };
+            let mut plan =
+                Planned { alias, leg, state, reason, detail, due: None, rules, marked: false, seal: String::new() };
             plan.judge(fate, &why);
             plan
         })
@@ -364,6 +368,7 @@ fn quarantined_refusal(alias: Mailbox, refusal: &Refusal, rules: Vec<String>) ->
         due: None,
         rules,
         marked: false,
+        seal: String::new(),
     }
 }
 
@@ -378,7 +383,7 @@ fn record(
     let client = Client { ptr: checked.ptr.clone(), ..message.client.clone() };
     let envelope = &message.envelope;
     let hostname = &ruling.session.hostname;
-    let made_id = checked.needs_message_id.then(|| stamp::made_message_id(hostname, id));
+    let made_id = made_message_id(ruling, checked, id);
     let made_field = made_id.as_ref().map_or_else(String::new, |made| format!("Message-ID: {made}\r\n"));
     let prefix = stamp::common_prefix(hostname, &client, envelope, &checked.field, &made_field, id, message.at);
     NewMessage {
@@ -402,6 +407,11 @@ fn record(
         rules_hash: ruling.rules.hash().to_owned(),
         body: body.clone(),
     }
+}
+
+/// The Message-ID that is added.
+pub(super) fn made_message_id(ruling: &Ruling, checked: &Checked, id: MessageId) -> Option<String> {
+    checked.needs_message_id.then(|| stamp::made_message_id(&ruling.session.hostname, id))
 }
 
 /// What the rules saw, for `explain`, `diff` and `redecide`.
@@ -445,6 +455,7 @@ fn new_leg(
         forwarding: ruling.forwarding(&plan.alias, plan.leg.kind, record.received),
         spam: scored.field().filter(|_| plan.marked).unwrap_or_default(),
         mark: &ruling.loop_mark(&plan.alias, &plan.leg, &plan.rules, record.received),
+        seal: &plan.seal,
         withheld: &checked.withheld,
     };
     NewLeg {
@@ -485,7 +496,8 @@ async fn body_hash(
 
 fn dedupe(ruling: &Ruling, plan: &Planned, message_id: &str, body: &[u8; 32]) -> Option<DedupeKey> {
     let window = ruling.dedupe_window(&plan.leg.route)?;
-    duplicates::key(message_id, body, &plan.leg.target, &plan.alias, window)
+    let aliases = ruling.dedupe_aliases(&plan.leg.route);
+    duplicates::key(message_id, body, &plan.leg.target, (&plan.alias, aliases), window)
 }
 
 /// Counts the legs that are on disk: what was not accepted is at no risk, and a duplicate goes nowhere.

@@ -68,6 +68,17 @@ impl Ruling {
     }
 }
 
+/// The mailboxes of From.
+fn authors(head: &[u8]) -> Vec<Mailbox> {
+    Content::read(head).from.iter().filter_map(|author| Mailbox::parse(&author.address).ok()).collect()
+}
+
+/// The domain of the last address in a From field, as people write it.
+fn domain_of(from: &str) -> Option<Domain> {
+    let (_, domain) = from.rsplit_once('@')?;
+    Domain::parse(domain.split(['>', ' ', '(', ',', ';']).next()?).ok()
+}
+
 /// What a mark names: the rule that ended the search, or the alias where none did.
 fn marked(rules: &[String], alias: &Mailbox) -> String {
     rules.last().cloned().unwrap_or_else(|| alias.key())
@@ -86,8 +97,9 @@ impl Inbound {
         let head = message.head.as_bytes();
         let fingerprint = loops::fingerprint(header, head);
         let automatic = loops::is_automatic(header, head) || message.envelope.sender == ReversePath::Null;
-        let authors: Vec<Mailbox> =
-            Content::read(head).from.iter().filter_map(|a| Mailbox::parse(&a.address).ok()).collect();
+        // Every message is looked at; its From is taken apart only where that may matter.
+        let authors = if automatic { authors(head) } else { Vec::new() };
+        let writer = domain_of(&header.from);
         let may_answer = automatic || fingerprint.is_some() || loops::is_answer(header);
         let now = self.clock.monotonic();
         for plan in planned.iter_mut().filter(|plan| plan.state == State::Queued) {
@@ -103,7 +115,7 @@ impl Inbound {
                 events::loop_seen("automatic");
                 plan.hold(Reason::Loop, format!("automatic mail from {author}, whose mail goes to the same CRM"), None);
             } else if let Some(rate) = ruling.routes.get(&plan.leg.route).and_then(|route| route.sender_rate)
-                && (may_answer || authors.iter().any(|author| ruling.is_of_us(author.domain(), &plan.leg)))
+                && (may_answer || writer.as_ref().is_some_and(|domain| ruling.is_of_us(domain, &plan.leg)))
                 && let Some(wait) = self.sender_counts.over(&message.envelope.sender, &plan.leg.target, rate, now)
             {
                 events::loop_seen("rate");
@@ -183,6 +195,19 @@ mod tests {
 
     fn sender(n: usize) -> ReversePath {
         ReversePath::parse(&format!("crm{n}@crm.example")).unwrap()
+    }
+
+    #[test]
+    fn the_domain_of_a_writer_is_read_as_people_write_it() {
+        for (from, want) in [
+            ("a@b.example", Some("b.example")),
+            ("\"a@c.example\" <a@B.example>", Some("b.example")),
+            ("a@b.example (c)", Some("b.example")),
+            ("nobody", None),
+            ("a@", None),
+        ] {
+            assert_eq!(domain_of(from).as_ref().map(Domain::as_str), want, "{from}");
+        }
     }
 
     #[test]

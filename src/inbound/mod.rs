@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::address::{Mailbox, ReversePath};
 use crate::auth;
+use crate::auth::sign::Signer;
 use crate::auth::verify::Checker;
 use crate::bounce::Authentication;
 use crate::clock::{Clock, Timestamp};
@@ -44,10 +45,12 @@ mod score;
 mod pace;
 mod duplicates;
 mod loops;
+mod seal;
 mod returns;
 mod connection;
 mod journey;
 
+use duplicates::Aliases;
 use listener::Shares;
 use memory::Resident;
 use probe::Probes;
@@ -66,6 +69,8 @@ pub struct Ruling {
     pub tls: Option<Arc<tls::Server>>,
     /// Absent: no sender is rewritten.
     pub srs: Option<Arc<Srs>>,
+    /// Absent: nothing is sealed.
+    pub signer: Option<Arc<Signer>>,
     /// Absent: what comes back is not known again.
     pub marks: Option<Arc<Marks>>,
     /// Absent: nobody is checked.
@@ -172,6 +177,14 @@ impl Ruling {
     /// For how long the route takes a second copy of a message for a duplicate.
     fn dedupe_window(&self, route: &str) -> Option<Duration> {
         self.routes.get(route).and_then(|route| route.dedupe)
+    }
+
+    /// Whether the route's CRM makes one case of what came to two aliases.
+    fn dedupe_aliases(&self, route: &str) -> Aliases {
+        match self.routes.get(route).is_some_and(|route| route.dedupe_joins_aliases) {
+            true => Aliases::Together,
+            false => Aliases::Apart,
+        }
     }
 
     /// What becomes of mail for one recipient: by the rules, or for a return path by what the ledger knows of its

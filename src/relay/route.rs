@@ -33,6 +33,11 @@ pub struct Route {
     pub concurrency: usize,
     /// For how long the same message is not sent again to the same target; `None` switches it off.
     pub dedupe: Option<Duration>,
+    /// Duplicates are such whatever alias they came for: forced by a CRM's profile, where two aliases on one target make
+    /// duplicate cases.
+    pub dedupe_joins_aliases: bool,
+    /// Mail is sealed with ARC, so that the host may believe what we found out.
+    pub arc_seal: bool,
     /// Answers that one sender may have for one target before they wait; `None` switches it off.
     pub sender_rate: Option<SenderRate>,
 }
@@ -57,6 +62,9 @@ impl Route {
             concurrency: CONCURRENCY,
             // A second mail is better than a lost one as long as no profile says what kind of target this is.
             dedupe: None,
+            dedupe_joins_aliases: false,
+            // The IETF retires it; some CRMs read it still.
+            arc_seal: false,
             sender_rate: Some(SENDER_RATE),
         }
     }

@@ -119,14 +119,16 @@ pub fn build(
     now: Timestamp,
 ) -> anyhow::Result<Built> {
     let lookup = Lookup::of(config, before.map(|(_, lookup)| lookup))?;
+    let signer = signer(config);
     let ruling = ruling(config, fixed, before.map(|(ruling, _)| ruling), &lookup, now)?;
+    let ruling = Ruling { signer: signer.clone(), ..ruling };
     let settings = outbound::Settings {
         hostname: config.hostname.clone(),
         retry: config.queue.retry.clone(),
         expire: config.queue.expire,
         timeouts: TIMEOUTS,
         addresses: fixed.bound.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect(),
-        signer: signer(config),
+        signer,
     };
     let dial = Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route)));
     let ways = Ways { settings, routes: config.routes.clone(), dial, dns: Arc::clone(&lookup.dns) };
@@ -181,6 +183,7 @@ fn ruling(
         tls: certificate(config, before, now),
         srs: config.srs.clone(),
         marks: marks(config),
+        signer: None,
         auth: config.auth.clone(),
         dns: Arc::clone(&lookup.dns),
         checker: lookup.checker.clone(),
@@ -198,7 +201,7 @@ fn scorer(settings: &spam::Settings, before: Option<&Ruling>) -> Arc<Scorer> {
     }
 }
 
-/// What notifications are signed with. Without a key they go out unsigned: better than not at all.
+/// What notifications are signed with, and seals made. Without a key notifications go out unsigned: better than not at all.
 fn signer(config: &Config) -> Option<Arc<Signer>> {
     let dkim = config.dkim.as_ref()?;
     let opened = match &dkim.key {

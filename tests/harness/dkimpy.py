@@ -4,6 +4,7 @@
                                                         the message with its signature before it
     seal   KEY SELECTOR DOMAIN HOST                     the message with an ARC set before it; needs HOST's results
     verify ZONE                                         pass or fail: the first signature
+    arc    ZONE                                         pass, fail, none, or over for a chain that says fail itself
     public KEY                                          the record of an ed25519 key
 
 KEY is a file, PEM or an ed25519 seed in base64; ZONE one with lines of `name TXT value`.
@@ -53,5 +54,8 @@ elif what == "seal":
     out.write(b"".join(fields) + message)
 elif what == "verify":
     out.write(b"pass" if dkim.verify(message, dnsfunc=records(arguments[0])) else b"fail")
+elif what == "arc":
+    result, _, _ = dkim.arc_verify(message, dnsfunc=records(arguments[0]))
+    out.write(result or b"over")
 else:
     sys.exit(f"dkimpy.py: no such thing as {what}")
