@@ -171,8 +171,8 @@ fn the_crms_secret_address_stays_out_of_the_log() {
         crm.answer(Stage::Rcpt, answer);
         let id = daemon.send("aide@solarmora.com");
         wait_for(reason, || daemon.rows(&["trace", "--id", &id]).pop().filter(|row| row["reason"] == reason));
-        // The ledger has it word for word.
-        daemon.cli(&["trace", "--id", &id]).succeeds().says(&[answer]);
+        // The ledger has it word for word, for who asks to see it.
+        daemon.cli(&["trace", "--id", &id, "--reveal"]).succeeds().says(&[answer]);
     }
     daemon.signal("TERM");
     let (site, _) = daemon.wait();

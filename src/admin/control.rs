@@ -158,6 +158,32 @@ pub enum Line {
     Error(String),
 }
 
+impl Request {
+    /// It asks for the addresses of targets.
+    #[must_use]
+    pub fn reveals(&self) -> bool {
+        match self {
+            Request::Legs { select, .. }
+            | Request::Messages { select, .. }
+            | Request::Refused { select }
+            | Request::Operate { select, .. } => select.reveal,
+            Request::Status
+            | Request::Reload { .. }
+            | Request::Confirm
+            | Request::RollBack { .. }
+            | Request::History
+            | Request::Audit { .. }
+            | Request::Pause { .. }
+            | Request::Resume { .. }
+            | Request::Doctor
+            | Request::KeepBodies
+            | Request::Erase { .. }
+            | Request::Probe { .. }
+            | Request::Drain => false,
+        }
+    }
+}
+
 /// The daemon's side.
 pub struct Control {
     pub clock: Arc<dyn Clock>,
@@ -221,7 +247,7 @@ impl Control {
         let mut request = String::new();
         let mut reading = BufReader::new(reading.take(REQUEST_OCTETS_MAX));
         tokio::time::timeout(ASK_TIMEOUT, reading.read_line(&mut request)).await??;
-        let mut asker = Asker { writing, lines: 0, reading };
+        let mut asker = Asker { writing, lines: 0, reveal: false, reading };
         let performed = match serde_json::from_str::<Request>(&request) {
             Ok(request) => self.perform(&mut asker, request, &peer).await,
             Err(error) => Err(Stop::Failed(format!("the daemon does not understand the request: {error}"))),
@@ -238,6 +264,7 @@ impl Control {
     async fn perform(&self, asker: &mut Asker, request: Request, peer: &Peer) -> Result<(), Stop> {
         trip("control");
         let now = self.clock.now();
+        asker.reveal = request.reveals();
         match request {
             Request::Legs { select, scope } => self.tell_legs(asker, select.filter(now, scope.states())?).await?,
             Request::Messages { select, scope } => {
@@ -433,6 +460,8 @@ fn outcome(acted: &Result<(), Stop>, done: usize) -> String {
 pub struct Asker {
     writing: OwnedWriteHalf,
     lines: usize,
+    /// He wants the addresses of targets, too.
+    reveal: bool,
     reading: BufReader<Take<OwnedReadHalf>>,
 }
 
@@ -450,6 +479,7 @@ impl Asker {
     async fn write(&mut self, lines: impl IntoIterator<Item = Line>) -> std::io::Result<()> {
         let mut text = String::new();
         for line in lines {
+            let line = if self.reveal { line } else { line.masked() };
             text.push_str(&serde_json::to_string(&line)?);
             text.push('\n');
             self.lines += 1;

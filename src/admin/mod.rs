@@ -2,6 +2,7 @@
 
 pub mod configuration;
 pub mod peer;
+pub mod secrecy;
 pub mod view;
 pub mod pages;
 pub mod replan;

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::replan;
 use crate::address::Mailbox;
 use crate::clock::Timestamp;
-use crate::events;
+use crate::events::{self, masked};
 use crate::id::LegId;
 use crate::inbound::{Inbound, Ruling};
-use crate::queue::sqlite::{Filter, LegRow, OperateResult, Operated, Operation, SqliteStore};
+use crate::queue::sqlite::{Filter, LegRow, OperateResult, Operated, Operation, Replacement, SqliteStore};
 use crate::queue::{Store, StoreError};
 use crate::rules::LegPlan;
 
@@ -219,7 +219,7 @@ impl Operator<'_> {
             let known = self.store.originals(paths).await.map_err(said)?;
             let originals = aliases.into_iter().zip(known).collect();
             for redecided in replan::redecide(ruling, &message, &originals, &chosen, self.now)? {
-                let to = format!("to {} by route {}", redecided.to.target_word(), redecided.to.route);
+                let to = format!("to {} by route {}", shown(&redecided.to), redecided.to.route);
                 let note = if redecided.note.is_empty() { to } else { format!("{to}; {}", redecided.note) };
                 plan.notes.insert(redecided.leg, note);
                 plan.operations.push((redecided.leg, Operation::Redecide(Box::new(redecided.to))));
@@ -262,10 +262,15 @@ fn retarget(ruling: &Ruling, rows: &[LegRow], to: &LegPlan, now: Timestamp) -> R
     let mut plan = Plan::default();
     for row in rows {
         let replacement = replan::retarget(ruling, row, to, now)?;
-        plan.notes.insert(row.id, format!("to {} by route {}", replacement.target_word(), replacement.route));
+        plan.notes.insert(row.id, format!("to {} by route {}", shown(&replacement), replacement.route));
         plan.operations.push((row.id, Operation::Retarget(Box::new(replacement))));
     }
     Ok(plan)
+}
+
+/// Where it goes: the target's name, or as much of its address as may be told.
+fn shown(to: &Replacement) -> String {
+    to.target_name.clone().unwrap_or_else(|| masked(to.target.as_str()))
 }
 
 fn word(result: OperateResult, dry_run: bool) -> &'static str {

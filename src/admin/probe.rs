@@ -14,7 +14,7 @@ use super::peer::Peer;
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;
 use crate::envelope::BodyType;
-use crate::events::quoted;
+use crate::events::{masked, quoted};
 use crate::id::{self, LegId, MessageId};
 use crate::queue::sqlite::{LegRow, Operation};
 use crate::queue::{Errand, Notices, OwnedLeg, State, StoredBody};
@@ -22,6 +22,7 @@ use crate::relay::attempt::{Ended, attempt};
 use crate::relay::dial::{Dial, TcpDial, Timeouts};
 use crate::relay::outcome;
 use crate::relay::{Demand, Host, Route};
+use crate::scrub::scrub;
 use crate::smtp::client::Reuse;
 use crate::tls::ListenerTls;
 
@@ -166,7 +167,11 @@ fn came_through(leg: &LegRow, errand: Errand) -> bool {
 fn leg_line(leg: &LegRow, errand: Errand) -> Line {
     let LegRow { id, target, target_name, route, state, reason, detail, .. } = leg;
     let (host, stage, reply) = leg.last.as_ref().map_or(("", "", ""), |last| (&last.host, &last.stage, &last.reply));
-    let target_word = target_name.as_deref().unwrap_or(target);
+    let shown = masked(target);
+    let target_word = target_name.as_deref().unwrap_or(&shown);
+    let hide =
+        |text: &str| Mailbox::parse(target).map_or_else(|_| text.to_owned(), |to| scrub(text, &to, &leg.recipient));
+    let (reply, detail) = (&hide(reply), &hide(detail));
     let what = match (leg.last.is_some(), leg.paused.is_some(), errand) {
         (true, _, Errand::AskRcpt) => format!("{} answered at {stage}: {}", quoted(host), quoted(reply)),
         (true, _, Errand::Deliver) => format!("{state} ({reason}), {} at {stage}: {}", quoted(host), quoted(reply)),
@@ -177,7 +182,7 @@ fn leg_line(leg: &LegRow, errand: Errand) -> Line {
     told(
         &format!("leg {id} to {} by route {route}: {what}\n", quoted(target_word)),
         json!({
-            "leg": id.to_string(), "target": target, "target_name": target_name, "route": route,
+            "leg": id.to_string(), "target": shown, "target_name": target_name, "route": route,
             "state": state.as_str(), "reason": reason.as_str(), "host": host, "stage": stage, "reply": reply,
             "ok": came_through(leg, errand),
         }),

@@ -34,6 +34,8 @@ pub struct Select {
     pub since: Option<String>,
     pub until: Option<String>,
     pub limit: Option<usize>,
+    /// Addresses of targets are shown.
+    pub reveal: bool,
 }
 
 impl Select {

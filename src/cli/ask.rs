@@ -72,9 +72,6 @@ pub(super) struct TraceArgs {
     /// One message, by --id, as text to hand over
     #[arg(long, conflicts_with = "json")]
     evidence: bool,
-    /// Show intake addresses in it
-    #[arg(long, requires = "evidence")]
-    reveal: bool,
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +140,9 @@ struct FilterArgs {
     /// At the most so many
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Show the addresses of targets: whoever knows one can open cases past us
+    #[arg(long)]
+    reveal: bool,
 }
 
 impl FilterArgs {
@@ -162,6 +162,7 @@ impl FilterArgs {
             since: self.since.clone(),
             until: self.until.clone(),
             limit: self.limit,
+            reveal: self.reveal,
         }
     }
 }
@@ -204,7 +205,9 @@ pub(super) fn quarantine(config: &Path, command: &QuarantineCommand) -> anyhow::
 pub(super) fn trace(config: &Path, args: &TraceArgs) -> anyhow::Result<Ended> {
     let mut select = args.listing.filter.select();
     if args.evidence {
-        return evidence(config, &select, if args.reveal { Secrets::Shown } else { Secrets::Masked });
+        let secrets = if select.reveal { Secrets::Shown } else { Secrets::Masked };
+        // It masks by itself, and has to know what.
+        return evidence(config, &Select { reveal: true, ..select }, secrets);
     }
     let asked = select.take_refused();
     let json = args.listing.output.json;
@@ -450,6 +453,7 @@ pub(super) fn ask_daemon(socket: &Path, request: &Request, take: &mut dyn FnMut(
 /// Answers what can be answered without a daemon.
 fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> anyhow::Result<()> {
     let now = SystemClock::new().now();
+    let take = &mut |line: Line| take(if request.reveals() { line } else { line.masked() });
     let wrong = |error: String| anyhow::anyhow!(error);
     crate::daemon::runtime()?.block_on(async {
         match request {
