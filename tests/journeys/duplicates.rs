@@ -1,7 +1,7 @@
 //! A message that comes twice, on a route with `dedupe`.
 
 use crate::harness::dns::Dns;
-use crate::harness::{Client, Crm, Daemon, Setup};
+use crate::harness::{Client, Crm, Daemon, Setup, wait_for};
 
 const RULES: &str = r#"
 [domain."solarmora.com"]
@@ -48,6 +48,51 @@ fn a_copy_that_came_another_way_is_a_duplicate() {
     send("aide@solarmora.com", &message("another.example", &large.repeat(100)), "duplicate");
     send("aide@solarmora.com", &message("another.example", &large.repeat(101)), "delivered");
     assert_eq!(crm.mails().len(), 5);
+}
+
+#[test]
+fn without_a_message_id_nothing_is_a_duplicate_and_without_dedupe_nothing_is() {
+    let crm = Crm::start();
+    let daemon = daemon(&crm, "");
+    for _ in 0..2 {
+        let id = daemon.send_bytes("aide@solarmora.com", b"From: a@good.example\r\n\r\nAu secours.\r\n");
+        daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+    }
+    // A role goes by another route, which says nothing of duplicates.
+    for _ in 0..2 {
+        let id = daemon.send_bytes("postmaster@solarmora.com", &message("one.example", "x"));
+        daemon.wait_for_leg(&format!("{id}.1"), "delivered");
+    }
+    assert_eq!(crm.mails().len(), 4);
+}
+
+#[test]
+fn a_leg_suppresses_its_like_while_it_is_queued_held_or_delivered_and_no_longer() {
+    let crm = Crm::start();
+    let daemon = daemon(&crm, "");
+    let send = |state: &str| {
+        let id = daemon.send_bytes("aide@solarmora.com", &message("one.example", "Au secours."));
+        daemon.wait_for_leg(&format!("{id}.1"), state);
+        id
+    };
+    crm.go_down();
+    let first = daemon.send_bytes("aide@solarmora.com", &message("one.example", "Au secours."));
+    wait_for("the first to wait", || {
+        daemon.rows(&["queue", "list", "--id", &first]).into_iter().find(|leg| leg["attempts"] == 1)
+    });
+    send("duplicate");
+    daemon.cli(&["queue", "hold", "--id", &first]).succeeds();
+    let told = send("duplicate");
+    // It is answered 250, and the ledger says why nothing came of it.
+    daemon.cli(&["trace", "--id", &told]).succeeds().says(&["=> duplicate (duplicate)"]);
+    // Given up, it stands for nobody any more: the next one goes, and stands for all.
+    daemon.cli(&["queue", "drop", "--id", &first]).succeeds();
+    let second = daemon.send_bytes("aide@solarmora.com", &message("one.example", "Au secours."));
+    crm.come_up();
+    daemon.cli(&["queue", "retry", "--id", &second]).succeeds();
+    daemon.wait_for_leg(&format!("{second}.1"), "delivered");
+    send("duplicate");
+    assert_eq!(crm.mails().len(), 1);
 }
 
 #[test]

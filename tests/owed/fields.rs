@@ -159,3 +159,33 @@ fn adding_any_header_is_not_forbidden_by_a_signature_that_does_not_count() {
         assert!(value(&mail.bytes, "Delivered-To").is_some());
     }
 }
+
+#[test]
+fn envelope_sender_is_rewritten_only_when_the_mail_leaves_our_domains_and_the_sender_is_not_ours() {
+    let crm = Crm::start();
+    let rules = RULES.replacen("role = ", "mailboxes = \"crm\"\nrole = ", 1);
+    let srs = "[srs]\ndomain = \"srs.solarmora.com\"\nsecrets = [\"tops3cret\"]\n";
+    let daemon = Setup::new(crm.address()).rules(&rules).more(srs).start();
+    let mut client = Client::connect(daemon.smtp);
+    for (n, (sender, recipient, rewritten)) in [
+        ("client@example.org", "aide@solarmora.com", true),
+        ("Client@Example.org", "postmaster@solarmora.com", true),
+        // Of ours, and to ours.
+        ("ventes@solarmora.com", "aide@solarmora.com", false),
+        ("ventes@SOLARMORA.com", "aide@solarmora.com", false),
+        ("client@example.org", "somebody@solarmora.com", false),
+        ("", "aide@solarmora.com", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.deliver(sender, &[recipient], MESSAGE).queued_as();
+        let mail = crm.wait_for_mails(n + 1).pop().unwrap();
+        match rewritten {
+            true => assert!(mail.sender().starts_with("SRS0=") && mail.sender().ends_with("@srs.solarmora.com")),
+            false => assert_eq!(mail.sender(), sender),
+        }
+        // What its author wrote of himself is not touched.
+        assert!(mail.bytes.ends_with(MESSAGE), "{sender}");
+    }
+}

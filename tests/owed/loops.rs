@@ -202,3 +202,39 @@ fn a_crm_that_answers_every_case_with_a_mail_to_the_alias_is_stopped() {
         assert!(n < 20, "nothing stops it");
     }
 }
+
+const THERE: &str = r#"
+[domain."solarmora.com"]
+role = "admin@example.net"
+[alias."solarmora.com"]
+aide = { to = "case@mon-crm.com", route = "crm" }
+"#;
+const BACK: &str = r#"
+[domain."mon-crm.com"]
+role = "admin@example.net"
+[alias."mon-crm.com"]
+case = { to = "aide@solarmora.com", route = "crm" }
+"#;
+
+#[test]
+fn two_pointsmen_that_route_to_each_other_end_their_loop() {
+    let nobody = Crm::start();
+    let site = Setup::new(nobody.address()).rules(BACK).site();
+    site.reconfigure("hostname = \"mx.solarmora.com\"", "hostname = \"mx.mon-crm.com\"");
+    let back = site.start();
+    let there = Setup::new(back.smtp).rules(THERE).start();
+    back.reconfigure(&nobody.address().to_string(), &there.smtp.to_string());
+    back.cli(&["reload"]).succeeds();
+    there.send_bytes("aide@solarmora.com", MESSAGE);
+    // Each cuts the other's marks like anybody's; what stays is Received.
+    wait_for("one of them to refuse it", || {
+        let hops = [&there, &back].map(|daemon| loops(daemon, "hops"));
+        (hops.iter().filter(|count| *count == "1").count() == 1).then_some(())
+    });
+    let legs: Vec<usize> = [&there, &back].map(|daemon| daemon.rows(&["trace"]).len()).into();
+    assert!(legs.iter().sum::<usize>() <= 53 && legs.iter().all(|legs| *legs >= 25), "{legs:?}");
+    // Nothing of it is lost: the last one waits for an operator, who is told why.
+    let waits = |daemon: &Daemon| daemon.rows(&["quarantine", "list"]).into_iter().next();
+    let last = wait_for("the last leg in the quarantine", || waits(&there).or_else(|| waits(&back)));
+    assert!(last["reply"].as_str().unwrap().contains("5.4.6 too many Received fields"), "{last}");
+}
