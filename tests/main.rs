@@ -32,5 +32,6 @@ mod fuzz;
 mod mx;
 mod reload;
 mod rules;
+mod schema;
 mod telling;
 mod monitoring;

@@ -6,11 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
 use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
 use crate::relay::{Chunking, Family, TlsMode};
+use crate::sketch::Node;
 
 use super::ListenerTls;
 use super::spam::{self, RawSpam};
@@ -125,7 +128,26 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         }
     };
     let mut raw = Raw::default();
-    let mut root = document.root();
+    read_all(document.root(), &mut raw);
+    report.append(document.into_report());
+    Some(raw)
+}
+
+/// What the configuration may hold, as JSON Schema.
+#[must_use]
+pub fn schema() -> Json {
+    let root = Node::default();
+    let nothing = Source::new("", "");
+    for yes in [false, true] {
+        read_all(Document::sketch(&nothing, &root, yes).root(), &mut Raw::default());
+    }
+    let mut schema = root.borrow().json();
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    schema["title"] = json!("Configuration of Pointsman");
+    schema
+}
+
+fn read_all(mut root: Section<'_>, raw: &mut Raw) {
     raw.hostname = root.require("hostname").and_then(|v| v.parsed(hostname));
     raw.data = root.take("data").and_then(|v| v.string()).map(|path| path.value);
     raw.rules = root.take("rules").map(|v| v.one_or_many().iter().filter_map(Value::string).collect());
@@ -134,9 +156,9 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     for (name, value) in root.section("route").iter().flat_map(Section::entries) {
         raw.routes.extend(route(name, &value, &mut raw.inert));
     }
-    limits(root.section("limits"), &mut raw);
-    queue(root.section("queue"), &mut raw);
-    retention(root.section("retention"), &mut raw);
+    limits(root.section("limits"), raw);
+    queue(root.section("queue"), raw);
+    retention(root.section("retention"), raw);
     raw.admin = root.section("admin").map(admin);
     if let Some(mut log) = root.section("log") {
         let words = [("json", LogFormat::Json), ("text", LogFormat::Text)];
@@ -152,8 +174,6 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     raw.dns_servers = root.section("dns").map(|section| dns(section, &mut raw.inert)).unwrap_or_default();
     raw.spam = root.section("spam").map(spam::read);
     root.finish();
-    report.append(document.into_report());
-    Some(raw)
 }
 
 /// The data directory that a file names which is no TOML as a whole: by the line that says so, before any section.

@@ -6,12 +6,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde_json::{Value as Json, json};
+
 use crate::address::{Domain, Mailbox, ReversePath};
 use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::message::reading::{Attachment, Reading};
 use crate::reply::{Enhanced, Refusal, Reply};
+use crate::sketch::Node;
 use crate::units;
 
 use super::calendar::{self, Calendar};
@@ -183,7 +186,28 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> RuleFile {
             return file;
         }
     };
-    let mut root = document.root();
+    read_all(document.root(), &mut file);
+    report.append(document.into_report());
+    file
+}
+
+/// What a rules file may hold, as JSON Schema.
+#[must_use]
+pub fn schema() -> Json {
+    let root = Node::default();
+    let nothing = Source::new("", "");
+    for yes in [false, true] {
+        read_all(Document::sketch(&nothing, &root, yes).root(), &mut RuleFile::default());
+    }
+    let root = root.borrow();
+    let mut schema = root.json();
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    schema["title"] = json!("Rules of Pointsman");
+    schema["definitions"] = json!({ "when": root.at(&["rule", "when"]) });
+    schema
+}
+
+fn read_all(mut root: Section<'_>, file: &mut RuleFile) {
     for (name, value) in root.section("domain").iter().flat_map(Section::entries) {
         file.domains.extend(domain(&name, &value));
     }
@@ -217,8 +241,6 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> RuleFile {
         file.tests.extend(test(section));
     }
     root.finish();
-    report.append(document.into_report());
-    file
 }
 
 fn domain(name: &Placed<String>, value: &Value<'_>) -> Option<DomainEntry> {
