@@ -30,6 +30,7 @@ mod spam;
 mod faults;
 mod fuzz;
 mod mx;
+mod online;
 mod reload;
 mod rules;
 mod schema;

@@ -423,6 +423,8 @@ fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Ar
         chunking: raw.chunking.unwrap_or(default.chunking),
         login: login(raw, tls, path, read, report),
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
+        // A profile that wants the target's word says so here.
+        accept: raw.accept.unwrap_or(default.accept),
         dedupe: raw.dedupe.unwrap_or(default.dedupe),
         name: default.name,
     })

@@ -12,7 +12,7 @@ use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
-use crate::relay::{Chunking, Family, TlsMode};
+use crate::relay::{Accept, Chunking, Family, TlsMode};
 use crate::sketch::Node;
 
 use super::ListenerTls;
@@ -85,6 +85,7 @@ pub struct RawRoute {
     pub password_file: Option<Placed<String>>,
     pub chunking: Option<Chunking>,
     pub concurrency: Option<u64>,
+    pub accept: Option<Accept>,
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
     pub fallback: Option<Placed<String>>,
@@ -224,6 +225,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     ];
     let families = [("any", Family::Any), ("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
     let chunking = [("auto", Chunking::Auto), ("on", Chunking::On), ("off", Chunking::Off)];
+    let accepts = [("store", Accept::Store), ("online", Accept::Online), ("auto", Accept::Auto)];
     let hosts = section.take("hosts").map(|v| v.one_or_many()).unwrap_or_default();
     let route = RawRoute {
         hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
@@ -238,6 +240,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         password_file: section.take("password-file").and_then(|v| v.string()),
         chunking: section.take("chunking").and_then(|v| v.choice(&chunking)).map(|chunking| chunking.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
+        accept: section.take("accept").and_then(|v| v.choice(&accepts)).map(|accept| accept.value),
         dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
         fallback: section.take("fallback").and_then(|v| v.string()),
         name,
@@ -248,8 +251,6 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         }
     };
     unbuilt("fallback", route.fallback.is_some());
-    let accepts = [("store", ()), ("online", ()), ("auto", ())];
-    unbuilt("accept", section.take("accept").is_some_and(|v| v.choice(&accepts).is_some()));
     let profiles = PROFILES.map(|word| (word, ()));
     unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));

@@ -18,6 +18,7 @@ use crate::id::MessageId;
 use crate::message::reading::Reading;
 use crate::message::{Head, Header};
 use crate::queue::handover::Slot;
+use crate::queue::online::Ticket;
 use crate::queue::{
     BodyWriter, DedupeKey, Errand, NewLeg, NewMessage, Notices, Queued, Reason, State, StoreError, StoredBody,
 };
@@ -95,13 +96,17 @@ impl Inbound {
             slots.push(slot);
             legs.push(leg);
         }
+        let (ticket, waiting) = self.online(ruling, &planned, checked.authentication, probe).unzip();
         let size = record.size;
         let mut queued = self.store.commit(record, legs).await.map_err(|error| store_refusal(&error))?;
 
         if checked.dmarc_at_risk() {
             tell_at_risk(&queued, &planned);
         }
-        self.hand_over(&mut queued, slots, &planned);
+        self.hand_over(&mut queued, slots, &planned, ticket);
+        if let Some(waiting) = waiting {
+            waiting.answer().await?;
+        }
         let took = self.clock.monotonic().saturating_sub(started);
         self.report(&message, (id, size, &header.message_id), &planned, took);
         Ok(queued)
@@ -129,9 +134,16 @@ impl Inbound {
     }
 
     /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
-    fn hand_over(&self, queued: &mut Queued, mut slots: Vec<Option<Slot>>, planned: &[Planned]) {
+    fn hand_over(
+        &self,
+        queued: &mut Queued,
+        mut slots: Vec<Option<Slot>>,
+        planned: &[Planned],
+        mut ticket: Option<Ticket>,
+    ) {
         let had_slot: Vec<bool> = slots.iter().map(Option::is_some).collect();
-        for leg in queued.take_legs() {
+        for mut leg in queued.take_legs() {
+            leg.online = ticket.take();
             if let Some(slot) = slots.get_mut(usize::from(leg.id.n) - 1).and_then(Option::take) {
                 slot.fill(leg);
             }

@@ -42,6 +42,7 @@ mod score;
 mod pace;
 mod duplicates;
 mod returns;
+mod online;
 mod connection;
 mod journey;
 
@@ -195,6 +196,7 @@ pub struct Inbound {
     /// Holds back large messages that want to be verified at the same time.
     verification: Budget,
     returns: returns::ReturnCounts,
+    online: online::Places,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     shares: Shares,
@@ -228,6 +230,7 @@ impl Inbound {
             handover: parts.handover,
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             returns: returns::ReturnCounts::default(),
+            online: online::Places::default(),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             shares: Shares::default(),

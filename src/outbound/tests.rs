@@ -401,6 +401,7 @@ impl World {
             smtputf8: false,
             require_tls: false,
             body: StoredBody::from_bytes(format!("Subject: {message}\r\n\r\n.dot\r\nno end").into_bytes()),
+            online: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::id::LegId;
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::standing::{self, backed_off, reopened};
 use crate::outbound::{CONFIGURATION_WAIT, Shared, hold, hosts, notify};
+use crate::queue::online::Why;
 use crate::queue::{
     Attempt, Errand, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule,
 };
@@ -410,6 +411,7 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
     };
     let outcome = if leg.keeps_recipient() { said.outcome().of_kept_recipient() } else { said.outcome() };
     let (state, reason, wait) = match leg.errand {
+        Errand::Deliver if is_told_online(leg, &outcome) => (State::Discarded, Reason::RemoteContent, None),
         Errand::Deliver => outcome.state(expiry, due.since(now), refused),
         Errand::AskRcpt => (State::Discarded, Reason::Probe, None),
     };
@@ -498,7 +500,25 @@ pub(super) async fn settle(
     }
 }
 
+/// Whether a client waits and is told himself what the target holds against his message: then it is no longer ours.
+fn is_told_online(leg: &OwnedLeg, outcome: &Outcome) -> bool {
+    let why = match outcome {
+        Outcome::Quarantine(Reason::RemoteContent) => Why::Content,
+        Outcome::Bounce(Reason::TooLarge) => Why::TooLarge,
+        Outcome::Delivered
+        | Outcome::Retry(_)
+        | Outcome::Hold(..)
+        | Outcome::Quarantine(_)
+        | Outcome::Bounce(_)
+        | Outcome::RouteFault => return false,
+    };
+    leg.online.as_ref().is_some_and(|ticket| ticket.claim(why))
+}
+
 fn note_settled(route: &str, leg: &OwnedLeg, settlement: &Settlement) {
+    if let Some(ticket) = &leg.online {
+        ticket.settled();
+    }
     let (state, reason) = (settlement.state, settlement.reason.as_str());
     events::leg_entered(route, state.as_str(), reason);
     for follow_up in &settlement.follow_ups {

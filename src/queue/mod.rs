@@ -22,6 +22,8 @@ mod queued;
 pub mod budget;
 pub mod body;
 pub mod handover;
+#[cfg(feature = "daemon")]
+pub mod online;
 pub mod schedule;
 #[cfg(feature = "daemon")]
 pub mod sqlite;
@@ -366,6 +368,9 @@ pub struct OwnedLeg {
     pub smtputf8: bool,
     pub require_tls: bool,
     pub body: StoredBody,
+    /// A client waits for what becomes of it.
+    #[cfg(feature = "daemon")]
+    pub online: Option<online::Ticket>,
 }
 
 impl OwnedLeg {
@@ -389,6 +394,8 @@ impl OwnedLeg {
             smtputf8: message.smtputf8,
             require_tls: message.require_tls,
             body: message.body.clone(),
+            #[cfg(feature = "daemon")]
+            online: None,
         }
     }
 

@@ -21,4 +21,4 @@ pub mod attempt;
 pub mod pool;
 
 #[cfg(feature = "daemon")]
-pub use route::{Chunking, Demand, Family, Host, Login, Route, TlsMode};
+pub use route::{Accept, Chunking, Demand, Family, Host, Login, Route, TlsMode};

@@ -31,6 +31,8 @@ pub struct Route {
     pub login: Option<Login>,
     /// Sessions, and so transactions, at one time.
     pub concurrency: usize,
+    /// Whether the reply to the final dot waits for the target's.
+    pub accept: Accept,
     /// For how long the same message is not sent again to the same target; `None` switches it off.
     pub dedupe: Option<Duration>,
 }
@@ -53,10 +55,25 @@ impl Route {
             chunking: Chunking::Auto,
             login: None,
             concurrency: CONCURRENCY,
+            // A client that waits holds a session and may give up; whoever wants the target's word says so.
+            accept: Accept::Store,
             // A second mail is better than a lost one as long as no profile says what kind of target this is.
             dedupe: None,
         }
     }
+}
+
+/// When a message is acknowledged to the client that brings it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// When it is stored.
+    #[default]
+    Store,
+    /// When it is stored and the target has answered, or takes too long: what the target refuses for its content or size
+    /// is refused.
+    Online,
+    /// [`Accept::Online`] for mail whose sender did not authenticate; he could be told nothing later.
+    Auto,
 }
 
 /// When a message goes by BDAT (RFC 3030) to a host that announces CHUNKING, rather than by DATA.

@@ -100,6 +100,7 @@ impl Claim {
             smtputf8: row.get("smtputf8")?,
             require_tls: row.get("require_tls")?,
             body: stored_body(row, id.message, &self.bodies, &self.rows)?,
+            online: None,
         })
     }
 }
