@@ -31,6 +31,7 @@ mod faults;
 mod fuzz;
 mod mx;
 mod online;
+mod fallback;
 mod reload;
 mod rules;
 mod schema;

@@ -88,7 +88,18 @@ pub struct RawRoute {
     pub accept: Option<Accept>,
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
-    pub fallback: Option<Placed<String>>,
+    pub fallback: Option<RawFallback>,
+}
+
+/// `fallback = "route"`, or a table.
+#[derive(Debug)]
+pub struct RawFallback {
+    pub route: Option<Placed<String>>,
+    /// The name of a target, or an address.
+    pub to: Option<Placed<String>>,
+    pub after: Option<Placed<Duration>>,
+    pub on_auth: Option<Placed<bool>>,
+    pub place: Place,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -242,7 +253,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
         accept: section.take("accept").and_then(|v| v.choice(&accepts)).map(|accept| accept.value),
         dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
-        fallback: section.take("fallback").and_then(|v| v.string()),
+        fallback: section.take("fallback").and_then(fallback),
         name,
     };
     let mut unbuilt = |key: &str, present: bool| {
@@ -250,12 +261,28 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
             inert.push(format!("route.{}.{key}", route.name.value));
         }
     };
-    unbuilt("fallback", route.fallback.is_some());
     let profiles = PROFILES.map(|word| (word, ()));
     unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
     section.finish();
     Some(route)
+}
+
+fn fallback(value: Value<'_>) -> Option<RawFallback> {
+    let place = value.place();
+    if !value.is_table() {
+        return Some(RawFallback { route: Some(value.string()?), to: None, after: None, on_auth: None, place });
+    }
+    let mut section = value.section()?;
+    let fallback = RawFallback {
+        route: section.take("route").and_then(|v| v.string()),
+        to: section.take("to").and_then(|v| v.string()),
+        after: section.take("after").and_then(|v| v.parsed(units::duration)),
+        on_auth: section.take("on-auth").and_then(|v| v.boolean()),
+        place,
+    };
+    section.finish();
+    Some(fallback)
 }
 
 /// RFC 4616 §2: NUL parts the names in AUTH PLAIN.

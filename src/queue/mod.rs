@@ -468,9 +468,21 @@ pub enum FollowUp {
     Message(Box<NewMessage>, Vec<NewLeg>),
     /// A further leg of the same message; its `n` is replaced by the next free one.
     Leg(Box<NewLeg>),
-    /// The leg itself goes on to another target: it keeps its id and lists both. `prefix` is the copy's header fields
-    /// as they are for the new target.
-    Redirect { target: Mailbox, target_name: Option<String>, route: String, sender: ReversePath, prefix: Vec<u8> },
+    /// The leg itself goes on to another target: it keeps its id and lists both.
+    Redirect(Box<Redirect>),
+}
+
+/// Where a leg goes on to.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    pub target: Mailbox,
+    pub target_name: Option<String>,
+    pub route: String,
+    pub sender: ReversePath,
+    /// Where `sender` is a return path of ours that was made for this.
+    pub authorship: Option<Authorship>,
+    /// The copy's header fields as they are for the new target; `None`: as they are.
+    pub prefix: Option<Vec<u8>>,
 }
 
 /// One attempt to relay a leg, as `trace` shows it.

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::relay::fallback::Fallback;
+
 /// A configured way out (`[route.<name>]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -33,6 +35,7 @@ pub struct Route {
     pub concurrency: usize,
     /// Whether the reply to the final dot waits for the target's.
     pub accept: Accept,
+    pub fallback: Fallback,
     /// For how long the same message is not sent again to the same target; `None` switches it off.
     pub dedupe: Option<Duration>,
 }
@@ -57,6 +60,7 @@ impl Route {
             concurrency: CONCURRENCY,
             // A client that waits holds a session and may give up; whoever wants the target's word says so.
             accept: Accept::Store,
+            fallback: Fallback::default(),
             // A second mail is better than a lost one as long as no profile says what kind of target this is.
             dedupe: None,
         }
