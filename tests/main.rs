@@ -32,6 +32,7 @@ mod fuzz;
 mod mx;
 mod online;
 mod fallback;
+mod answers;
 mod reload;
 mod rules;
 mod schema;
