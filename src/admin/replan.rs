@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::id::LegId;
 use crate::inbound::Ruling;
 use crate::message::reading::{Reading, Wanted};
-use crate::queue::sqlite::{LegRow, MessageRow, Replacement};
+use crate::queue::sqlite::{LegRow, MessageRow, Repeat, Replacement};
 use crate::queue::{Reason, State};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegPlan, Verdict};
 use crate::spam::{Band, SpamReport};
@@ -29,6 +29,13 @@ pub fn retarget(ruling: &Ruling, row: &LegRow, plan: &LegPlan, now: Timestamp) -
     let start =
         Start { state: State::Queued, reason: Reason::Operator, detail: row.detail.clone(), mark: String::new() };
     place(ruling, row, plan, start, row.rules.clone(), now)
+}
+
+/// `row` sent once more to where it went: what the next hop is told of its sender now.
+pub fn repeat(ruling: &Ruling, row: &LegRow, now: Timestamp) -> Result<Repeat, String> {
+    let plan = as_it_is(row)?;
+    let Replacement { sender, authorship, .. } = retarget(ruling, row, &plan, now)?;
+    Ok(Repeat { leg: row.id, sender, authorship })
 }
 
 /// What becomes of a leg that is decided anew, and what else there is to say about it.
