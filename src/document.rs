@@ -8,12 +8,14 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
+use crate::sketch::{Node, Shape};
 
 /// A file whose syntax is right, and what was found to be wrong with it beyond.
 pub struct Document<'s> {
@@ -21,6 +23,14 @@ pub struct Document<'s> {
     root: Spanned<DeTable<'s>>,
     // Sections and values of one document are alive at the same time and all report.
     report: RefCell<Report>,
+    /// There is no file: what is asked for is noted.
+    sketch: Option<Sketch>,
+}
+
+/// A document that draws itself. Where a reader asks what a value is, the answer is `yes`: who draws asks both ways.
+struct Sketch {
+    root: Node,
+    yes: bool,
 }
 
 impl<'s> Document<'s> {
@@ -28,7 +38,7 @@ impl<'s> Document<'s> {
     pub fn parse(source: &'s Arc<Source>) -> Result<Document<'s>, Report> {
         let (root, errors) = DeTable::parse_recoverable(&source.text);
         if errors.is_empty() {
-            return Ok(Document { source: source.clone(), root, report: RefCell::default() });
+            return Ok(Document { source: source.clone(), root, report: RefCell::default(), sketch: None });
         }
         let mut report = Report::default();
         for error in errors {
@@ -38,9 +48,18 @@ impl<'s> Document<'s> {
         Err(report)
     }
 
+    /// A document that notes in `root` what a reader asks of it. To be read twice, with both answers to what a value is.
+    #[must_use]
+    pub fn sketch(source: &'s Arc<Source>, root: &Node, yes: bool) -> Document<'s> {
+        let (table, _) = DeTable::parse_recoverable("");
+        let sketch = Some(Sketch { root: Rc::clone(root), yes });
+        Document { source: source.clone(), root: table, report: RefCell::default(), sketch }
+    }
+
     #[must_use]
     pub fn root(&self) -> Section<'_> {
-        Section::new(self, String::new(), 0..0, self.root.get_ref())
+        let sketched = self.sketch.as_ref().map(|sketch| Rc::clone(&sketch.root));
+        Section::new(self, String::new(), 0..0, self.root.get_ref(), sketched)
     }
 
     pub fn report(&self, diagnostic: Diagnostic) {
@@ -64,11 +83,21 @@ pub struct Section<'d> {
     span: Range<usize>,
     table: &'d DeTable<'d>,
     known: Vec<&'static str>,
+    sketched: Option<Node>,
 }
 
 impl<'d> Section<'d> {
-    fn new(document: &'d Document<'d>, name: String, span: Range<usize>, table: &'d DeTable<'d>) -> Section<'d> {
-        Section { document, name, span, table, known: Vec::new() }
+    fn new(
+        document: &'d Document<'d>,
+        name: String,
+        span: Range<usize>,
+        table: &'d DeTable<'d>,
+        sketched: Option<Node>,
+    ) -> Section<'d> {
+        if let Some(node) = &sketched {
+            node.borrow_mut().table();
+        }
+        Section { document, name, span, table, known: Vec::new(), sketched }
     }
 
     /// Where the table stands.
@@ -85,6 +114,9 @@ impl<'d> Section<'d> {
     /// The value of a key that this table may have.
     pub fn take(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.known.push(key);
+        if let Some(node) = &self.sketched {
+            return Some(self.sketched_value(key, node.borrow_mut().key(key)));
+        }
         let (found, value) = self.table.get_key_value(key)?;
         Some(self.value(found.get_ref(), value))
     }
@@ -92,6 +124,9 @@ impl<'d> Section<'d> {
     /// A key that must be there; its absence is reported.
     pub fn require(&mut self, key: &'static str) -> Option<Value<'d>> {
         let value = self.take(key);
+        if let Some(node) = &self.sketched {
+            node.borrow_mut().require(key);
+        }
         if value.is_none() {
             let section = if self.name.is_empty() { "the file".to_owned() } else { format!("`{}`", self.name) };
             let mut missing = Diagnostic::error(format!("{section} has no `{key}`"));
@@ -115,6 +150,10 @@ impl<'d> Section<'d> {
     /// Every key and value in the order of the file: the keys are names of the administrator's.
     #[must_use]
     pub fn entries(&self) -> Vec<(Placed<String>, Value<'d>)> {
+        if let Some(node) = &self.sketched {
+            let name = Placed { value: ANY_NAME.to_owned(), place: self.place() };
+            return vec![(name, self.sketched_value(ANY_NAME, node.borrow_mut().any_key()))];
+        }
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         entries
@@ -150,7 +189,11 @@ impl<'d> Section<'d> {
 
     fn value(&self, key: &str, value: &'d Spanned<DeValue<'d>>) -> Value<'d> {
         let key = if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) };
-        Value { document: self.document, key, value }
+        Value { document: self.document, key, value: Some(value), sketched: None }
+    }
+
+    fn sketched_value(&self, key: &str, node: Node) -> Value<'d> {
+        Value { document: self.document, key: key.to_owned(), value: None, sketched: Some(node) }
     }
 }
 
@@ -159,28 +202,52 @@ impl<'d> Section<'d> {
 pub struct Value<'d> {
     document: &'d Document<'d>,
     key: String,
-    value: &'d Spanned<DeValue<'d>>,
+    /// Absent in a sketch.
+    value: Option<&'d Spanned<DeValue<'d>>>,
+    sketched: Option<Node>,
 }
 
 impl<'d> Value<'d> {
     #[must_use]
     pub fn place(&self) -> Place {
-        self.document.place(self.value.span())
+        self.document.place(self.value.map_or(0..0, Spanned::span))
     }
 
     #[must_use]
     pub fn is_table(&self) -> bool {
-        self.value.get_ref().is_table()
+        self.asked(DeValue::is_table)
     }
 
     #[must_use]
     pub fn is_bool(&self) -> bool {
-        self.value.get_ref().is_bool()
+        self.asked(DeValue::is_bool)
     }
 
     #[must_use]
     pub fn is_string(&self) -> bool {
-        self.value.get_ref().is_str()
+        self.asked(DeValue::is_str)
+    }
+
+    fn asked(&self, is: fn(&DeValue<'d>) -> bool) -> bool {
+        match self.value {
+            Some(value) => is(value.get_ref()),
+            None => self.document.sketch.as_ref().is_some_and(|sketch| sketch.yes),
+        }
+    }
+
+    /// Notes what is asked for, where this is a sketch, and says that it is one.
+    fn notes(&self, note: impl FnOnce(&mut Shape)) -> bool {
+        if let Some(node) = &self.sketched {
+            note(&mut node.borrow_mut());
+        }
+        self.sketched.is_some()
+    }
+
+    /// In a sketch: that a table stands here which is drawn elsewhere, so that what holds itself comes to an end. Whoever
+    /// reads goes on where it is none.
+    #[must_use]
+    pub fn is_drawn_elsewhere(&self, table: &'static str) -> bool {
+        self.notes(|shape| shape.refer_to(table))
     }
 
     /// Reports that the value is wrong: `message` says what is, in a sentence about the value.
@@ -192,19 +259,22 @@ impl<'d> Value<'d> {
 
     #[must_use]
     pub fn string(&self) -> Option<Placed<String>> {
-        let text = self.value.get_ref().as_str();
+        self.notes(Shape::string);
+        let text = self.value?.get_ref().as_str();
         self.of_type("a string", text.map(str::to_owned))
     }
 
     #[must_use]
     pub fn boolean(&self) -> Option<Placed<bool>> {
-        self.of_type("`true` or `false`", self.value.get_ref().as_bool())
+        self.notes(Shape::boolean);
+        self.of_type("`true` or `false`", self.value?.get_ref().as_bool())
     }
 
     /// A whole number within `range`.
     #[must_use]
     pub fn integer(&self, range: std::ops::RangeInclusive<u64>) -> Option<Placed<u64>> {
-        let digits = self.of_type("a whole number", self.value.get_ref().as_integer())?;
+        self.notes(|shape| shape.integer(range.clone()));
+        let digits = self.of_type("a whole number", self.value?.get_ref().as_integer())?;
         let number = u64::from_str_radix(digits.value.as_str(), digits.value.radix()).ok();
         match number.filter(|n| range.contains(n)) {
             Some(value) => Some(Placed { value, place: digits.place }),
@@ -218,7 +288,8 @@ impl<'d> Value<'d> {
     /// A number with or without a fraction.
     #[must_use]
     pub fn number(&self) -> Option<Placed<f64>> {
-        let value = self.value.get_ref();
+        self.notes(Shape::number);
+        let value = self.value?.get_ref();
         let text = value.as_float().map(|f| f.as_str()).or(value.as_integer().map(|i| i.as_str()));
         let number = text.and_then(|text| text.parse::<f64>().ok()).filter(|n| n.is_finite());
         self.of_type("a number", number)
@@ -241,6 +312,9 @@ impl<'d> Value<'d> {
     /// One of a few words.
     #[must_use]
     pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<Placed<T>> {
+        if self.notes(|shape| shape.words(words.iter().map(|(word, _)| *word))) {
+            return None;
+        }
         let text = self.string()?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
             return Some(Placed { value: *value, place: text.place });
@@ -256,34 +330,48 @@ impl<'d> Value<'d> {
 
     #[must_use]
     pub fn section(&self) -> Option<Section<'d>> {
-        let table = self.of_type("a table", self.value.get_ref().as_table())?;
-        Some(Section::new(self.document, self.key.clone(), self.value.span(), table.value))
+        if let Some(node) = &self.sketched {
+            return Some(self.sketched_section(node));
+        }
+        let table = self.of_type("a table", self.value?.get_ref().as_table())?;
+        let span = self.value?.span();
+        Some(Section::new(self.document, self.key.clone(), span, table.value, None))
+    }
+
+    fn sketched_section(&self, node: &Node) -> Section<'d> {
+        let empty = self.document.root.get_ref();
+        Section::new(self.document, self.key.clone(), 0..0, empty, Some(Rc::clone(node)))
     }
 
     /// The tables of an array of tables.
     #[must_use]
     pub fn sections(&self) -> Vec<Section<'d>> {
+        if let Some(node) = &self.sketched {
+            node.borrow_mut().tables();
+            return vec![self.sketched_section(node)];
+        }
         let hint = format!("an array of tables, written `[[{}]]`", self.key);
-        let Some(array) = self.of_type(&hint, self.value.get_ref().as_array()) else {
-            return Vec::new();
-        };
-        let of = |value| Value { document: self.document, key: self.key.clone(), value };
-        array.value.iter().filter_map(|value| of(value).section()).collect()
+        self.array(&hint).iter().filter_map(Value::section).collect()
     }
 
     /// The elements of an array.
     #[must_use]
     pub fn elements(&self) -> Vec<Value<'d>> {
-        let Some(array) = self.of_type("an array", self.value.get_ref().as_array()) else {
-            return Vec::new();
-        };
-        array.value.iter().map(|value| Value { document: self.document, key: self.key.clone(), value }).collect()
+        if self.notes(|shape| shape.many(false)) { vec![self.clone()] } else { self.array("an array") }
     }
 
     /// The elements of an array, or the value itself where it is none.
     #[must_use]
     pub fn one_or_many(&self) -> Vec<Value<'d>> {
-        if self.value.get_ref().is_array() { self.elements() } else { vec![self.clone()] }
+        let is_array = self.value.is_some_and(|value| value.get_ref().is_array());
+        self.notes(|shape| shape.many(true));
+        if is_array { self.array("an array") } else { vec![self.clone()] }
+    }
+
+    fn array(&self, wanted: &str) -> Vec<Value<'d>> {
+        let array = self.value.and_then(|value| self.of_type(wanted, value.get_ref().as_array()));
+        let of = |value| Value { document: self.document, key: self.key.clone(), value: Some(value), sketched: None };
+        array.iter().flat_map(|array| array.value.iter().map(of)).collect()
     }
 
     fn of_type<T>(&self, wanted: &str, value: Option<T>) -> Option<Placed<T>> {
@@ -291,7 +379,7 @@ impl<'d> Value<'d> {
         if let Some(value) = value {
             return Some(Placed { value, place });
         }
-        let found = self.value.get_ref().type_str();
+        let found = self.value?.get_ref().type_str();
         let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
         let wrong = Diagnostic::error(format!("`{}` must be {wanted}, not {article} {found}", self.key));
         self.document.report(wrong.at(&place).label(format!("expected {wanted}")));
@@ -346,6 +434,9 @@ pub fn list(words: &[&str]) -> String {
 const NEAREST_CHARS_MAX: usize = 64;
 /// Our longest set of keys has some 25; names of targets can be thousands.
 const LISTED_MAX: usize = 30;
+
+/// A name that an administrator could have chosen: it is a domain, a local part and a name.
+const ANY_NAME: &str = "name";
 
 #[cfg(test)]
 mod tests {

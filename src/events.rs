@@ -299,6 +299,19 @@ pub fn leg_held(leg: &dyn Display, route: &str, reason: &'static str, detail: &s
     warn!(event = "leg-held", %leg, route, reason, detail = scrub(detail, target, alias));
 }
 
+/// A leg goes on to the fallback target of its route.
+pub fn leg_diverted(
+    leg: &LegId,
+    from: &str,
+    to: &str,
+    target_name: Option<&str>,
+    target: &Mailbox,
+    reason: &'static str,
+) {
+    let target = target_name.map_or_else(|| masked(target.as_str()), str::to_owned);
+    warn!(event = "leg-diverted", %leg, route = from, to, target = %quoted(&target), reason);
+}
+
 /// Whether a route stands still (paused by an operator, or left alone), and whether its breaker is open.
 pub fn route_standing(route: &str, still: bool, open: bool) {
     // The first that is given up must be seen to increase it.

@@ -45,6 +45,7 @@ pub mod clock;
 pub mod id;
 pub mod actor;
 pub mod diagnostic;
+pub mod sketch;
 pub mod document;
 pub mod scrub;
 #[cfg(feature = "daemon")]

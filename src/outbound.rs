@@ -7,8 +7,7 @@
 //!
 //! When no host of a lane can be reached, that one answer settles all legs that wait in the lane, each on its own
 //! schedule; then the lane backs off, and what is accepted meanwhile stays in the store. A 4xx concerns its leg alone,
-//! until most attempts fail: then the lane's breaker opens, what waits goes back to the store untried, and one leg at a
-//! time is sent until one goes through (`relay::breaker`).
+//! until most attempts fail: then what waits goes back to the store, and one leg at a time is tried (`relay::breaker`).
 //! One lane's trouble costs another nothing: they share no queue, no worker and no session.
 //!
 //! A reload replaces the [`Ways`] as a whole. What a worker has in hand goes on by the route as it was; what waits
@@ -25,6 +24,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::address::Domain;
 use crate::auth::sign::Signer;
 use crate::clock::{Clock, Timestamp};
 use crate::contain::{contain, trip};
@@ -36,9 +36,11 @@ use crate::queue::schedule::{Jump, JumpWatch};
 use crate::queue::{Errand, GivenBack, OwnedLeg, Reason, Settlement, State, Store};
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
+use crate::srs::Srs;
 
 mod lane;
 mod lanes;
+mod divert;
 mod hosts;
 mod notify;
 mod standing;
@@ -76,6 +78,9 @@ pub struct Ways {
     pub dial: Arc<dyn Dial>,
     /// For the hosts of domains.
     pub dns: Arc<dyn Dns>,
+    /// For a leg that goes on to another target, with what domains are ours. Absent: no sender is rewritten.
+    pub srs: Option<Arc<Srs>>,
+    pub is_ours: Arc<dyn Fn(&Domain) -> bool + Send + Sync>,
 }
 
 impl Ways {

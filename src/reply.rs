@@ -191,6 +191,9 @@ pub const NOT_OURS: Reply = Reply::new(550, Enhanced(5, 7, 1), "relaying denied"
 pub const DMARC_FAILED: Reply = Reply::new(550, Enhanced(5, 7, 1), "the From domain's DMARC policy has this refused");
 pub const AUTH_UNKNOWN: Reply = Reply::new(451, Enhanced(4, 4, 3), "cannot look up who may send this, try again later");
 pub const CHECKS_BUSY: Reply = Reply::new(451, Enhanced(4, 3, 2), "too many large messages at once, try again later");
+pub const TARGET_REFUSES: Reply =
+    Reply::new(550, Enhanced(5, 7, 1), "where this goes on to it is not accepted, for what it contains");
+pub const TARGET_SIZE: Reply = Reply::new(552, Enhanced(5, 3, 4), "message too large for where it goes on to");
 pub const SPAM_REFUSED: Reply =
     Reply::new(550, Enhanced(5, 7, 1), "this looks like spam; if it is none, write to postmaster here");
 pub const SPAM_UNKNOWN: Reply = Reply::new(451, Enhanced(4, 3, 2), "cannot check for spam now, try again later");

@@ -105,6 +105,26 @@ impl Copy<'_> {
     }
 }
 
+/// The fields of one copy, out of all that stands before its message, as they are for another target.
+#[must_use]
+pub fn readdressed(prefix: &[u8], alias: &Mailbox, target: &Mailbox) -> Vec<u8> {
+    let mut fields = Vec::with_capacity(prefix.len());
+    for line in prefix.split_inclusive(|octet| *octet == b'\n') {
+        let is_field = |name: &str| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+        if is_field(AUTHENTICATION_RESULTS) || is_field("Received") {
+            break;
+        }
+        if is_field(X_FORWARDED_TO) {
+            fields.extend_from_slice(format!("{X_FORWARDED_TO}: {target}\r\n").as_bytes());
+        } else if is_field(X_FORWARDED_FOR) {
+            fields.extend_from_slice(format!("{X_FORWARDED_FOR}: {alias} {target}\r\n").as_bytes());
+        } else {
+            fields.extend_from_slice(line);
+        }
+    }
+    fields
+}
+
 const DELIVERED_TO: &str = "Delivered-To";
 const X_ORIGINAL_TO: &str = "X-Original-To";
 const X_FORWARDED_TO: &str = "X-Forwarded-To";
@@ -235,6 +255,10 @@ mod tests {
             without,
             "Delivered-To: Aide@solarmora.com\r\nX-Forwarded-For: Aide@solarmora.com x@crm.example\r\n"
         );
+        let whole = format!("{names}{way}ARC-Seal: i=1\r\n\tb=x\r\nReceived: from a\r\n\tby b\r\n");
+        let other = Mailbox::parse("y@crm.example").unwrap();
+        let want = format!("{names}{}ARC-Seal: i=1\r\n\tb=x\r\n", way.replace("x@crm", "y@crm"));
+        assert_eq!(readdressed(whole.as_bytes(), &alias, &other), want.as_bytes());
         let unchanged = Mailbox::parse("aide@solarmora.com").unwrap();
         assert_eq!(prefix(&unchanged, Forwarding::Told, "", &[]), "");
         assert_eq!(prefix(&unchanged, Forwarding::Told, "X: y\r\n", &[]), "X: y\r\n");

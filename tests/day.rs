@@ -154,7 +154,10 @@ impl World {
             addresses: Vec::new(),
             signer: None,
         };
-        let outbound = Outbound::start(ports, Ways { settings, routes, dial: crms.clone(), dns });
+        let outbound = Outbound::start(
+            ports,
+            Ways { settings, routes, dial: crms.clone(), dns, srs: None, is_ours: Arc::new(|_| false) },
+        );
         World { clock, store, inbound: Inbound::new(parts, ruling), crms, _outbound: outbound, _folder: folder }
     }
 

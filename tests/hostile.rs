@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bdat;
+mod downstream;
 mod framing;
 mod injection;
 mod ledger;

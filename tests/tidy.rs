@@ -47,6 +47,7 @@ const PURE: &[&str] = &[
     "src/relay/mx.rs",
     "src/relay/breaker.rs",
     "src/relay/outcome.rs",
+    "src/relay/fallback.rs",
     "src/config/raw.rs",
     "src/config/records.rs",
     "src/units.rs",

@@ -25,6 +25,7 @@ use super::pages::{Messages, Pages};
 use super::pause;
 use super::peer::Peer;
 use super::probe::{Door, Wanted};
+use super::redeliver::RedeliverSelect;
 use super::view::{BackOffView, LegView, MessageView, OpenView, RefusedView, Select, StatusView};
 use crate::clock::{Clock, Timestamp};
 use crate::contain::{contain, trip};
@@ -81,6 +82,11 @@ pub enum Request {
     KeepBodies,
     Erase {
         select: EraseSelect,
+        dry_run: bool,
+    },
+    /// What a route delivered goes out once more.
+    Redeliver {
+        select: RedeliverSelect,
         dry_run: bool,
     },
     /// One message of our own, through a listener.
@@ -178,6 +184,7 @@ impl Request {
             | Request::Doctor
             | Request::KeepBodies
             | Request::Erase { .. }
+            | Request::Redeliver { .. }
             | Request::Probe { .. }
             | Request::Drain => false,
         }
@@ -313,6 +320,7 @@ impl Control {
             Request::Doctor => self.examine(asker).await?,
             Request::KeepBodies => self.keep_bodies(asker, peer).await?,
             Request::Erase { select, dry_run } => self.erase(asker, peer, &select, dry_run).await?,
+            Request::Redeliver { select, dry_run } => self.redeliver(asker, peer, &select, dry_run).await?,
             Request::Probe { alias, sender, to_crm } => {
                 let wanted = Wanted { alias: &alias, sender: sender.as_deref(), to_crm };
                 self.probe(asker, peer, wanted).await?;

@@ -15,4 +15,5 @@ pub mod probe;
 pub mod doctor;
 pub mod examine;
 pub mod erase;
+pub mod redeliver;
 pub mod http;

@@ -235,6 +235,7 @@ pub(super) fn leg(alias: &Mailbox, sender: &ReversePath, message: Vec<u8>, now: 
         smtputf8: !(alias.is_ascii() && sender.as_str().is_ascii()),
         require_tls: false,
         body: StoredBody::from_bytes(message),
+        online: None,
     }
 }
 

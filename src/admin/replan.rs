@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::id::LegId;
 use crate::inbound::Ruling;
 use crate::message::reading::{Reading, Wanted};
-use crate::queue::sqlite::{LegRow, MessageRow, Replacement};
+use crate::queue::sqlite::{LegRow, MessageRow, Repeat, Replacement};
 use crate::queue::{Reason, State};
 use crate::rules::{Action, AuthFacts, Decision, Fact, Facts, Fate, LegKind, LegPlan, Verdict};
 use crate::spam::{Band, SpamReport};
@@ -32,6 +32,13 @@ pub fn retarget(ruling: &Ruling, row: &LegRow, plan: &LegPlan, now: Timestamp) -
     let is_copy = !row.names_target && row.target != row.recipient;
     let kind = if is_copy { LegKind::Also } else { plan.kind };
     place(ruling, row, &LegPlan { kind, ..plan.clone() }, start, row.rules.clone(), now)
+}
+
+/// `row` sent once more to where it went: what the next hop is told of its sender now.
+pub fn repeat(ruling: &Ruling, row: &LegRow, now: Timestamp) -> Result<Repeat, String> {
+    let plan = as_it_is(row)?;
+    let Replacement { sender, authorship, .. } = retarget(ruling, row, &plan, now)?;
+    Ok(Repeat { leg: row.id, sender, authorship })
 }
 
 /// What becomes of a leg that is decided anew, and what else there is to say about it.

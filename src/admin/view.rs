@@ -61,6 +61,7 @@ impl Select {
             client: self.client.clone(),
             since: self.since.as_deref().map(|word| parse_time(word, now)).transpose()?,
             until: self.until.as_deref().map(|word| parse_time(word, now)).transpose()?,
+            ended: None,
             before: None,
             limit: self.limit.unwrap_or(0),
             order: Order::NewestFirst,

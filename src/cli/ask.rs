@@ -491,6 +491,7 @@ fn ask_disk(store: &ReadOnly, request: &Request, take: &mut dyn FnMut(Line)) -> 
             | Request::Doctor
             | Request::KeepBodies
             | Request::Erase { .. }
+            | Request::Redeliver { .. }
             | Request::Probe { .. }
             | Request::Drain => bail!("the daemon is not running"),
         }

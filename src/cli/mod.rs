@@ -18,6 +18,7 @@ mod doctor;
 mod erase;
 mod evidence;
 mod explain;
+mod redeliver;
 mod reload;
 mod render;
 mod serve;
@@ -76,6 +77,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Remove what is kept of a person or a message
     Erase(erase::EraseArgs),
+    /// Send once more what a route delivered, from kept bodies: for a CRM that has lost it
+    Redeliver(redeliver::RedeliverArgs),
     /// Take no more mail, deliver what there is, and end when nothing is left
     Drain(Output),
     /// Commands that acted: who gave them, when, and what came of it
@@ -135,6 +138,7 @@ pub fn run() -> ExitCode {
         Command::Backup(args) => backup::backup(&cli.config, args),
         Command::Restore(args) => backup::restore(&cli.config, args),
         Command::Erase(args) => erase::run(&cli.config, args),
+        Command::Redeliver(args) => redeliver::run(&cli.config, args),
         Command::Drain(output) => steer::drain(&cli.config, *output),
         Command::Audit(args) => steer::audit(&cli.config, args),
     };

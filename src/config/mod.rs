@@ -13,7 +13,6 @@ use crate::address::Domain;
 use crate::auth;
 use crate::clock::{Clock, SystemClock};
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
-use crate::document::{list, nearest};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
 use crate::relay::route::{MX_IS_BUILT, SMTP_PORT};
@@ -26,6 +25,7 @@ use crate::tls;
 pub use crate::units;
 pub mod spam;
 pub mod raw;
+mod fallback;
 pub mod files;
 pub mod load;
 pub mod records;
@@ -198,7 +198,7 @@ pub fn resolve(
     let before = report.errors();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let listeners = listeners(&raw, report);
-    let routes = routes(&raw, path, read, report);
+    let mut routes = routes(&raw, path, read, report);
     let tls = files(&raw, &folder);
     let has_hosts = routes.iter().map(|(name, route)| (name.clone(), !route.hosts.is_empty())).collect();
     let sources: Vec<Arc<Source>> = rule_sources.iter().map(|file| file.source.clone()).collect();
@@ -210,6 +210,7 @@ pub fn resolve(
     let parsed = rules::parse(&sources, &surroundings, report);
     look_at_seals(&raw, checks[3], report);
     let (Some(parsed), Some(hostname)) = (parsed, raw.hostname.as_ref()) else { return None };
+    fallback::resolve(&raw, &mut routes, &parsed.rules, report);
     if report.errors() > before {
         return None;
     }
@@ -260,7 +261,7 @@ pub fn resolve(
 fn keeping(raw: &Raw) -> (Queue, Retention) {
     let queue = Queue {
         retry: raw.retry.clone().unwrap_or_else(|| RETRY_MINUTES.map(|m| Duration::from_secs(m * 60)).to_vec()),
-        expire: raw.expire.unwrap_or(5 * DAY),
+        expire: raw.expire.unwrap_or(EXPIRE),
         min_free: raw.min_free.unwrap_or(MIN_FREE),
     };
     let retention = Retention {
@@ -379,17 +380,6 @@ fn checks(raw: &Raw) -> [bool; 4] {
 }
 
 fn routes(raw: &Raw, path: &Path, read: Read<'_>, report: &mut Report) -> BTreeMap<String, Arc<Route>> {
-    let mut names: Vec<&str> = raw.routes.iter().map(|route| route.name.value.as_str()).collect();
-    names.push("default");
-    for fallback in raw.routes.iter().filter_map(|route| route.fallback.as_ref()) {
-        if !names.contains(&fallback.value.as_str()) {
-            let mut unknown = Diagnostic::error(format!("there is no route `{}`", fallback.value)).at(&fallback.place);
-            if let Some(near) = nearest(&fallback.value, &names) {
-                unknown = unknown.label(format!("did you mean `{near}`?"));
-            }
-            report.add(unknown.help(format!("there are: {}", list(&names))));
-        }
-    }
     let mut routes: BTreeMap<String, Arc<Route>> =
         raw.routes.iter().map(|r| (r.name.value.clone(), route(r, path, read, report))).collect();
     routes.entry("default".to_owned()).or_insert_with(|| Arc::new(Route::named("default")));
@@ -424,6 +414,9 @@ fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Ar
         chunking: raw.chunking.unwrap_or(default.chunking),
         login: login(raw, tls, path, read, report),
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
+        fallback: default.fallback,
+        // A profile that wants the target's word says so here.
+        accept: raw.accept.unwrap_or(default.accept),
         dedupe: raw.dedupe.unwrap_or(default.dedupe),
         dedupe_joins_aliases: default.dedupe_joins_aliases,
         arc_seal: raw.arc_seal.as_ref().is_some_and(|seal| seal.value),
@@ -499,6 +492,8 @@ const SESSIONS: usize = 15_000;
 /// Soon at first, since most trouble (greylisting, a restart) is short; then once an hour.
 const RETRY_MINUTES: [u64; 5] = [1, 5, 15, 30, 60];
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// RFC 5321 §4.5.4.1: at least four to five days.
+const EXPIRE: Duration = Duration::from_secs(5 * 24 * 60 * 60);
 /// A long weekend of ordinary mail while somebody makes room.
 const MIN_FREE: u64 = units::GIB;
 

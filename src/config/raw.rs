@@ -6,12 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
 use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
 use crate::relay::route::SenderRate;
-use crate::relay::{Chunking, Family, TlsMode};
+use crate::relay::{Accept, Chunking, Family, TlsMode};
+use crate::sketch::Node;
 
 use super::ListenerTls;
 use super::spam::{self, RawSpam};
@@ -83,12 +86,24 @@ pub struct RawRoute {
     pub password_file: Option<Placed<String>>,
     pub chunking: Option<Chunking>,
     pub concurrency: Option<u64>,
+    pub accept: Option<Accept>,
     /// `Some(None)`: switched off.
     pub dedupe: Option<Option<Duration>>,
     pub arc_seal: Option<Placed<bool>>,
     /// `Some(None)`: switched off.
     pub sender_rate: Option<Option<SenderRate>>,
-    pub fallback: Option<Placed<String>>,
+    pub fallback: Option<RawFallback>,
+}
+
+/// `fallback = "route"`, or a table.
+#[derive(Debug)]
+pub struct RawFallback {
+    pub route: Option<Placed<String>>,
+    /// The name of a target, or an address.
+    pub to: Option<Placed<String>>,
+    pub after: Option<Placed<Duration>>,
+    pub on_auth: Option<Placed<bool>>,
+    pub place: Place,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -129,7 +144,26 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
         }
     };
     let mut raw = Raw::default();
-    let mut root = document.root();
+    read_all(document.root(), &mut raw);
+    report.append(document.into_report());
+    Some(raw)
+}
+
+/// What the configuration may hold, as JSON Schema.
+#[must_use]
+pub fn schema() -> Json {
+    let root = Node::default();
+    let nothing = Source::new("", "");
+    for yes in [false, true] {
+        read_all(Document::sketch(&nothing, &root, yes).root(), &mut Raw::default());
+    }
+    let mut schema = root.borrow().json();
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    schema["title"] = json!("Configuration of Pointsman");
+    schema
+}
+
+fn read_all(mut root: Section<'_>, raw: &mut Raw) {
     raw.hostname = root.require("hostname").and_then(|v| v.parsed(hostname));
     raw.data = root.take("data").and_then(|v| v.string()).map(|path| path.value);
     raw.rules = root.take("rules").map(|v| v.one_or_many().iter().filter_map(Value::string).collect());
@@ -138,9 +172,9 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     for (name, value) in root.section("route").iter().flat_map(Section::entries) {
         raw.routes.extend(route(name, &value, &mut raw.inert));
     }
-    limits(root.section("limits"), &mut raw);
-    queue(root.section("queue"), &mut raw);
-    retention(root.section("retention"), &mut raw);
+    limits(root.section("limits"), raw);
+    queue(root.section("queue"), raw);
+    retention(root.section("retention"), raw);
     raw.admin = root.section("admin").map(admin);
     if let Some(mut log) = root.section("log") {
         let words = [("json", LogFormat::Json), ("text", LogFormat::Text)];
@@ -156,8 +190,6 @@ pub fn read(source: &Arc<Source>, report: &mut Report) -> Option<Raw> {
     raw.dns_servers = root.section("dns").map(|section| dns(section, &mut raw.inert)).unwrap_or_default();
     raw.spam = root.section("spam").map(spam::read);
     root.finish();
-    report.append(document.into_report());
-    Some(raw)
 }
 
 /// The data directory that a file names which is no TOML as a whole: by the line that says so, before any section.
@@ -208,6 +240,7 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
     ];
     let families = [("any", Family::Any), ("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
     let chunking = [("auto", Chunking::Auto), ("on", Chunking::On), ("off", Chunking::Off)];
+    let accepts = [("store", Accept::Store), ("online", Accept::Online), ("auto", Accept::Auto)];
     let hosts = section.take("hosts").map(|v| v.one_or_many()).unwrap_or_default();
     let route = RawRoute {
         hosts: hosts.iter().filter_map(|v| v.parsed(host)).map(|host| host.value).collect(),
@@ -222,10 +255,11 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         password_file: section.take("password-file").and_then(|v| v.string()),
         chunking: section.take("chunking").and_then(|v| v.choice(&chunking)).map(|chunking| chunking.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
+        accept: section.take("accept").and_then(|v| v.choice(&accepts)).map(|accept| accept.value),
         dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
         arc_seal: section.take("arc-seal").and_then(|v| v.boolean()),
-        sender_rate: section.take("sender-rate").and_then(|v| v.parsed(sender_rate)).map(|rate| rate.value),
-        fallback: section.take("fallback").and_then(|v| v.string()),
+        sender_rate: section.take("sender-rate").and_then(|v| v.parsed(SenderRate::parse)).map(|rate| rate.value),
+        fallback: section.take("fallback").and_then(fallback),
         name,
     };
     let mut unbuilt = |key: &str, present: bool| {
@@ -233,14 +267,28 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
             inert.push(format!("route.{}.{key}", route.name.value));
         }
     };
-    unbuilt("fallback", route.fallback.is_some());
-    let accepts = [("store", ()), ("online", ()), ("auto", ())];
-    unbuilt("accept", section.take("accept").is_some_and(|v| v.choice(&accepts).is_some()));
     let profiles = PROFILES.map(|word| (word, ()));
     unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
     unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
     section.finish();
     Some(route)
+}
+
+fn fallback(value: Value<'_>) -> Option<RawFallback> {
+    let place = value.place();
+    if !value.is_table() {
+        return Some(RawFallback { route: Some(value.string()?), to: None, after: None, on_auth: None, place });
+    }
+    let mut section = value.section()?;
+    let fallback = RawFallback {
+        route: section.take("route").and_then(|v| v.string()),
+        to: section.take("to").and_then(|v| v.string()),
+        after: section.take("after").and_then(|v| v.parsed(units::duration)),
+        on_auth: section.take("on-auth").and_then(|v| v.boolean()),
+        place,
+    };
+    section.finish();
+    Some(fallback)
 }
 
 /// RFC 4616 §2: NUL parts the names in AUTH PLAIN.
@@ -287,20 +335,6 @@ fn host(text: &str) -> Result<RawHost, String> {
 
 fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" { Ok(None) } else { units::duration(text).map(Some).map_err(|error| format!("{error}, or `off`")) }
-}
-
-/// As [`rate`], or `off`.
-fn sender_rate(text: &str) -> Result<Option<SenderRate>, String> {
-    let parsed = text.split_once('/').and_then(|(number, unit)| {
-        let count = number.parse::<u32>().ok().filter(|n| *n > 0)?;
-        let seconds = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)].iter().find(|(word, _)| *word == unit)?.1;
-        Some(SenderRate { count, per: Duration::from_secs(seconds) })
-    });
-    match parsed {
-        Some(rate) => Ok(Some(rate)),
-        None if text == "off" => Ok(None),
-        None => Err("expected a rate such as `100/h` or `10/m`, or `off`".to_owned()),
-    }
 }
 
 /// `600/h`: so many in a second, minute, hour or day.

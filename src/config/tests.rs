@@ -1,6 +1,7 @@
 //! `resolve` on strings.
 
 use super::*;
+use crate::relay::Accept;
 use crate::spam::blocklist::LISTS_MAX;
 use crate::spam::{Bands, Engine, OnError};
 
@@ -121,6 +122,19 @@ fn wrong_values_are_errors() {
         ),
         ("[route.a]\nhosts = ['x:y']\n", "`route.a.hosts` cannot be `x:y`"),
         ("[route.a]\nfallback = 'b'\n", "there is no route `b`"),
+        ("[route.a]\nhosts = ['h']\nfallback = 'a'\n", "route `a` cannot stand in for itself"),
+        ("[route.a]\nhosts = ['h']\nfallback = 'default'\n", "route `default` has no `hosts`"),
+        ("[route.a]\nfallback = {}\n", "the fallback names neither `route` nor `to`"),
+        ("[route.a]\nfallback = { after = '4h' }\n", "there is no target to go on to"),
+        ("[route.a]\nfallback = { to = 'sales' }\n", "there is no target `sales`"),
+        (
+            "[route.a]\nfallback = { to = 'a@b.example', after = '5d' }\n",
+            "a leg expires before it goes on to the fallback target",
+        ),
+        (
+            "[route.a]\nhosts = ['h']\nfallback = 'b'\n[route.b]\nhosts = ['i']\nfallback = 'a'\n",
+            "the fallbacks lead round: a, then b, then a",
+        ),
         ("[route.a]\nconcurrency = 0\n", "`route.a.concurrency`: expected a number from 1 to 1000"),
         ("[route.a]\nconcurrency = 1001\n", "`route.a.concurrency`: expected a number from 1 to 1000"),
         ("[limits]\nrecipients = 10001\n", "`limits.recipients`: expected a number from 1 to 10000"),
@@ -178,9 +192,13 @@ fn the_words_of_profiles_and_acceptance_are_taken_and_named() {
     let profiles = "auto salesforce zendesk hubspot jsm freshdesk helpscout front intercom kayako zammad osticket rt \
                     mailbox generic mailhost";
     let words = profiles.split_whitespace().map(|word| ("profile", word));
-    for (key, word) in words.chain(["store", "online", "auto"].map(|word| ("accept", word))) {
+    for (key, word) in words {
         let config = config(&format!("[route.a]\n{key} = '{word}'\n"));
         assert_eq!(config.inert, [format!("route.a.{key}")], "{word}");
+    }
+    for (word, accept) in [("store", Accept::Store), ("online", Accept::Online), ("auto", Accept::Auto)] {
+        let config = config(&format!("[route.a]\naccept = '{word}'\n"));
+        assert_eq!((config.routes["a"].accept, config.inert.len()), (accept, 0), "{word}");
     }
     for (key, word) in [("profile", "crm"), ("accept", "queue")] {
         assert_eq!(errors(&format!("[route.a]\n{key} = '{word}'\n")), [format!("`route.a.{key}` cannot be `{word}`")]);

@@ -18,6 +18,7 @@ use crate::id::MessageId;
 use crate::message::reading::Reading;
 use crate::message::{Head, Header};
 use crate::queue::handover::Slot;
+use crate::queue::online::Ticket;
 use crate::queue::{
     BodyWriter, DedupeKey, Errand, NewLeg, NewMessage, Notices, Queued, Reason, State, StoreError, StoredBody,
 };
@@ -67,9 +68,7 @@ impl Inbound {
         let reading = self.read_for_rules(ruling, &message, &body).await?;
         let mut decided = decide(ruling, &message, (&checked, &scored, &reading), &originals);
         ruling.turn_back(&mut decided, &checked);
-        for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
-            events::shadow_hit(&shadow.rule, shadow.action);
-        }
+        tell_shadows(&decided);
         let mut planned = combine(decided, &scored)?;
         if let Some((reason, why)) = &checked.quarantine {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
@@ -94,13 +93,17 @@ impl Inbound {
             legs.push(leg);
         }
         let slots = self.reserve(&mut legs).await;
+        let (ticket, waiting) = self.online(ruling, &planned, checked.authentication, probe).unzip();
         let size = record.size;
         let mut queued = self.store.commit(record, legs).await.map_err(|error| store_refusal(&error))?;
 
         if checked.dmarc_at_risk() {
             tell_at_risk(&queued, &planned);
         }
-        self.hand_over(&mut queued, slots, &planned);
+        self.hand_over(&mut queued, slots, &planned, ticket);
+        if let Some(waiting) = waiting {
+            waiting.answer().await?;
+        }
         let took = self.clock.monotonic().saturating_sub(started);
         self.report(&message, (id, size, &header.message_id), &planned, took);
         Ok(queued)
@@ -142,9 +145,16 @@ impl Inbound {
     }
 
     /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
-    fn hand_over(&self, queued: &mut Queued, mut slots: Vec<Option<Slot>>, planned: &[Planned]) {
+    fn hand_over(
+        &self,
+        queued: &mut Queued,
+        mut slots: Vec<Option<Slot>>,
+        planned: &[Planned],
+        mut ticket: Option<Ticket>,
+    ) {
         let had_slot: Vec<bool> = slots.iter().map(Option::is_some).collect();
-        for leg in queued.take_legs() {
+        for mut leg in queued.take_legs() {
+            leg.online = ticket.take();
             if let Some(slot) = slots.get_mut(usize::from(leg.id.n) - 1).and_then(Option::take) {
                 slot.fill(leg);
             }
@@ -288,6 +298,13 @@ fn decide(
             (recipient.clone(), ruling.decide(&facts, Fact::Known(original.as_ref()), message.at))
         })
         .collect()
+}
+
+/// Counts what rules on trial would have done.
+fn tell_shadows(decided: &[(Mailbox, Decision)]) {
+    for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
+        events::shadow_hit(&shadow.rule, shadow.action);
+    }
 }
 
 /// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the

@@ -47,6 +47,7 @@ mod duplicates;
 mod loops;
 mod seal;
 mod returns;
+mod online;
 mod connection;
 mod journey;
 
@@ -224,6 +225,7 @@ pub struct Inbound {
     verification: Budget,
     returns: returns::ReturnCounts,
     sender_counts: loops::SenderCounts,
+    online: online::Places,
     ruling: RwLock<Arc<Ruling>>,
     sessions: AtomicUsize,
     shares: Shares,
@@ -258,6 +260,7 @@ impl Inbound {
             verification: Budget::new(checks::VERIFICATION_OCTETS_MAX),
             returns: returns::ReturnCounts::default(),
             sender_counts: loops::SenderCounts::default(),
+            online: online::Places::default(),
             ruling: RwLock::new(Arc::new(ruling)),
             sessions: AtomicUsize::new(0),
             shares: Shares::default(),

@@ -17,9 +17,19 @@ use crate::relay::{Host, Route};
 /// There is none, or DNS does not answer.
 pub(super) async fn find(lane: &Lane, shared: &Shared) -> Result<Arc<[Host]>, Unresolved> {
     match &lane.hosts {
-        Hosts::Named(hosts) => Ok(Arc::clone(hosts)),
+        Hosts::Named(hosts) => Ok(match stand_ins(&lane.route, shared) {
+            stand_ins if stand_ins.is_empty() => Arc::clone(hosts),
+            stand_ins => hosts.iter().cloned().chain(stand_ins).collect(),
+        }),
         Hosts::Of(domain) => look_up(&lane.route, domain, shared).await,
     }
+}
+
+/// The hosts of the route that stands in for this one.
+fn stand_ins(route: &Route, shared: &Shared) -> Vec<Host> {
+    let other = route.fallback.route.as_ref();
+    let ways = shared.ways();
+    other.and_then(|other| ways.routes.get(other)).map(|other| other.hosts.clone()).unwrap_or_default()
 }
 
 async fn look_up(route: &Route, domain: &Domain, shared: &Shared) -> Result<Arc<[Host]>, Unresolved> {

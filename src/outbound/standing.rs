@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::events;
 use crate::id::LegId;
 use crate::outbound::Shared;
+use crate::outbound::divert::divert_overdue;
 use crate::outbound::lane::Lane;
 use crate::queue::handover::Trouble;
 use crate::queue::{GivenBack, OwnedLeg};
@@ -35,6 +36,7 @@ pub(super) async fn attempted(
     // A route's one lane claims nothing before; that of a domain is offered what is due, whatever it may take.
     let due = if lane.domain().is_some() { now.after(wait) } else { now };
     shared.release(&lane.route.name, parked, due, GivenBack::Unattempted).await;
+    divert_overdue(lane, shared, wait, &scrub(&words, &leg.target, &leg.alias)).await;
     lane.desk.look_by(due);
 }
 

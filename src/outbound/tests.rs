@@ -133,7 +133,15 @@ impl Store for MemoryStore {
                     row.attempts.push(attempt);
                 }
                 row.dsn = s.dsn;
-                row.told.extend(s.follow_ups.iter().map(notification));
+                for follow_up in &s.follow_ups {
+                    match follow_up {
+                        FollowUp::Redirect(to) => {
+                            (row.leg.target, row.leg.route) = (to.target.clone(), to.route.clone());
+                            row.leg.sender.clone_from(&to.sender);
+                        }
+                        FollowUp::Message(..) | FollowUp::Leg(_) => row.told.push(notification(follow_up)),
+                    }
+                }
                 Settled::Done
             };
             Ok(settlements.into_iter().map(settle).collect())
@@ -378,7 +386,10 @@ impl World {
         };
         let routes = routes.into_iter().map(|route| (route.name.clone(), Arc::new(route))).collect();
         let dial = Arc::new(FakeDial { crm: Arc::clone(&crm), started: Instant::now() });
-        let outbound = Outbound::start(ports, Ways { settings, routes, dial, dns: Arc::new(Zone::parse(zone)) });
+        let outbound = Outbound::start(
+            ports,
+            Ways { settings, routes, dial, dns: Arc::new(Zone::parse(zone)), srs: None, is_ours: Arc::new(|_| false) },
+        );
         World { store, crm, handover, clock, outbound }
     }
 
@@ -401,6 +412,7 @@ impl World {
             smtputf8: false,
             require_tls: false,
             body: StoredBody::from_bytes(format!("Subject: {message}\r\n\r\n.dot\r\nno end").into_bytes()),
+            online: None,
         }
     }
 

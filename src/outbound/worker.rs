@@ -11,9 +11,11 @@ use crate::clock::Timestamp;
 use crate::contain::{contain, trip};
 use crate::events;
 use crate::id::LegId;
+use crate::outbound::divert::{divert, divert_overdue};
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::standing::{self, backed_off, reopened};
-use crate::outbound::{CONFIGURATION_WAIT, Shared, hold, hosts, notify};
+use crate::outbound::{CONFIGURATION_WAIT, Shared, Ways, hold, hosts, notify};
+use crate::queue::online::Why;
 use crate::queue::{
     Attempt, Errand, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule,
 };
@@ -24,7 +26,8 @@ use crate::relay::lookup::Unresolved;
 use crate::relay::mx::NoHost;
 use crate::relay::outcome::{self, Expiry, Outcome, Refused, Us};
 use crate::relay::pool::{Kept, SESSION_IDLE_MAX};
-use crate::relay::{Demand, Host, TlsMode};
+use crate::relay::{Demand, Host, Route, TlsMode};
+use crate::scrub::scrub;
 use crate::smtp::client::{Answer, Reuse, Stage, TlsLack, Verdict};
 
 /// Works until there is nothing to do for a while.
@@ -91,7 +94,7 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
             trip("worker-sent");
             let health = said.health();
             standing::attempted(lane, shared, &leg, (health, &said.verdict), started.monotonic).await;
-            let mut settlement = conclude(shared, &leg, &said, started);
+            let mut settlement = concluded(shared, &leg, &said, started);
             notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
             finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
@@ -100,7 +103,7 @@ async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Ke
         }
         Carried::NoHost(why) => {
             let said = Said::no_host(lane, why);
-            let mut settlement = conclude(shared, &leg, &said, started);
+            let mut settlement = concluded(shared, &leg, &said, started);
             notify::tell(shared, &leg, &said.verdict, said.answers_for(&leg), &mut settlement).await;
             finish(lane, shared, std::slice::from_ref(&leg), vec![settlement]).await;
         }
@@ -339,10 +342,11 @@ async fn dial(
     from: usize,
     demand: Demand,
 ) -> Result<Kept, DialError> {
-    let (route, ways) = (&lane.route, shared.ways());
-    let helo = route.helo.as_deref().unwrap_or(&ways.settings.hostname);
+    let ways = shared.ways();
     let mut result = None;
     for (n, host) in hosts.iter().enumerate().skip(from) {
+        let Some(route) = route_of(lane, &ways, n) else { continue };
+        let helo = route.helo.as_deref().unwrap_or(&ways.settings.hostname);
         match ways.dial.dial(route, host, helo, demand).await {
             Ok(connection) => {
                 if let Security::ClearAfter(why) = &connection.security {
@@ -360,6 +364,15 @@ async fn dial(
     Err(result.expect("`hosts` is never empty, and a fault that ends them is the answer"))
 }
 
+/// By which route the `n`-th host is spoken to: the lane's own, or the one that stands in behind it. `None`: a reload has
+/// just taken that away.
+fn route_of<'a>(lane: &'a Lane, ways: &'a Ways, n: usize) -> Option<&'a Arc<Route>> {
+    match (lane.domain(), &lane.route.fallback.route) {
+        (None, Some(other)) if n >= lane.route.hosts.len() => ways.routes.get(other),
+        (None, None | Some(_)) | (Some(_), _) => Some(&lane.route),
+    }
+}
+
 /// No host could be reached: the answer is shared, and the lane backs off.
 async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialError, began: Duration, started: Started) {
     let (legs, wait) = match lane.unreachable(leg, began, shared.monotonic()) {
@@ -372,11 +385,15 @@ async fn unreachable(lane: &Lane, shared: &Shared, leg: OwnedLeg, error: DialErr
     }
     let mut settlements = Vec::with_capacity(legs.len());
     for leg in &legs {
-        let mut settlement = conclude(shared, leg, &said, started);
+        let mut settlement = concluded(shared, leg, &said, started);
         notify::tell(shared, leg, &said.verdict, said.answers_for(leg), &mut settlement).await;
         settlements.push(settlement);
     }
+    let why = scrub(&outcome::words(&said.verdict), &legs[0].target, &legs[0].alias);
     finish(lane, shared, &legs, settlements).await;
+    if let Some(wait) = wait {
+        divert_overdue(lane, shared, wait, &why).await;
+    }
 }
 
 /// Settles legs of the lane, and has them looked for when they are due again.
@@ -395,6 +412,13 @@ struct Started {
     monotonic: Duration,
 }
 
+/// What the ledger records of an attempt, and where the leg goes on to if not to its target.
+fn concluded(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> Settlement {
+    let mut settlement = conclude(shared, leg, said, started);
+    divert(shared, leg, &said.outcome(), &mut settlement);
+    settlement
+}
+
 /// Turns what was said into what the ledger records, and tells the log.
 fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> Settlement {
     let now = shared.now();
@@ -410,6 +434,7 @@ fn conclude(shared: &Shared, leg: &OwnedLeg, said: &Said, started: Started) -> S
     };
     let outcome = if leg.keeps_recipient() { said.outcome().of_kept_recipient() } else { said.outcome() };
     let (state, reason, wait) = match leg.errand {
+        Errand::Deliver if is_told_online(leg, &outcome) => (State::Discarded, Reason::RemoteContent, None),
         Errand::Deliver => outcome.state(expiry, due.since(now), refused),
         Errand::AskRcpt => (State::Discarded, Reason::Probe, None),
     };
@@ -498,9 +523,34 @@ pub(super) async fn settle(
     }
 }
 
+/// Whether a client waits and is told himself what the target holds against his message: then it is no longer ours.
+fn is_told_online(leg: &OwnedLeg, outcome: &Outcome) -> bool {
+    let why = match outcome {
+        Outcome::Quarantine(Reason::RemoteContent) => Why::Content,
+        Outcome::Bounce(Reason::TooLarge) => Why::TooLarge,
+        Outcome::Delivered
+        | Outcome::Retry(_)
+        | Outcome::Hold(..)
+        | Outcome::Quarantine(_)
+        | Outcome::Bounce(_)
+        | Outcome::RouteFault => return false,
+    };
+    leg.online.as_ref().is_some_and(|ticket| ticket.claim(why))
+}
+
 fn note_settled(route: &str, leg: &OwnedLeg, settlement: &Settlement) {
+    if let Some(ticket) = &leg.online {
+        ticket.settled();
+    }
     let (state, reason) = (settlement.state, settlement.reason.as_str());
-    events::leg_entered(route, state.as_str(), reason);
+    let diverted = settlement.follow_ups.iter().find_map(|follow_up| match follow_up {
+        FollowUp::Redirect(to) => Some(to),
+        FollowUp::Message(..) | FollowUp::Leg(_) => None,
+    });
+    if let Some(to) = diverted {
+        events::leg_diverted(&leg.id, route, &to.route, to.target_name.as_deref(), &to.target, reason);
+    }
+    events::leg_entered(diverted.map_or(route, |to| &to.route), state.as_str(), reason);
     for follow_up in &settlement.follow_ups {
         if let FollowUp::Message(_, legs) = follow_up {
             legs.iter().for_each(|leg| events::leg_entered(&leg.route, leg.state.as_str(), leg.reason.as_str()));

@@ -22,6 +22,8 @@ mod queued;
 pub mod budget;
 pub mod body;
 pub mod handover;
+#[cfg(feature = "daemon")]
+pub mod online;
 pub mod schedule;
 #[cfg(feature = "daemon")]
 pub mod sqlite;
@@ -366,6 +368,9 @@ pub struct OwnedLeg {
     pub smtputf8: bool,
     pub require_tls: bool,
     pub body: StoredBody,
+    /// A client waits for what becomes of it.
+    #[cfg(feature = "daemon")]
+    pub online: Option<online::Ticket>,
 }
 
 impl OwnedLeg {
@@ -389,6 +394,8 @@ impl OwnedLeg {
             smtputf8: message.smtputf8,
             require_tls: message.require_tls,
             body: message.body.clone(),
+            #[cfg(feature = "daemon")]
+            online: None,
         }
     }
 
@@ -461,9 +468,21 @@ pub enum FollowUp {
     Message(Box<NewMessage>, Vec<NewLeg>),
     /// A further leg of the same message; its `n` is replaced by the next free one.
     Leg(Box<NewLeg>),
-    /// The leg itself goes on to another target: it keeps its id and lists both. `prefix` is the copy's header fields
-    /// as they are for the new target.
-    Redirect { target: Mailbox, target_name: Option<String>, route: String, sender: ReversePath, prefix: Vec<u8> },
+    /// The leg itself goes on to another target: it keeps its id and lists both.
+    Redirect(Box<Redirect>),
+}
+
+/// Where a leg goes on to.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    pub target: Mailbox,
+    pub target_name: Option<String>,
+    pub route: String,
+    pub sender: ReversePath,
+    /// Where `sender` is a return path of ours that was made for this.
+    pub authorship: Option<Authorship>,
+    /// The copy's header fields as they are for the new target; `None`: as they are.
+    pub prefix: Option<Vec<u8>>,
 }
 
 /// One attempt to relay a leg, as `trace` shows it.

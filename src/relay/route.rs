@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::relay::fallback::Fallback;
+
 /// A configured way out (`[route.<name>]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -31,6 +33,9 @@ pub struct Route {
     pub login: Option<Login>,
     /// Sessions, and so transactions, at one time.
     pub concurrency: usize,
+    /// Whether the reply to the final dot waits for the target's.
+    pub accept: Accept,
+    pub fallback: Fallback,
     /// For how long the same message is not sent again to the same target; `None` switches it off.
     pub dedupe: Option<Duration>,
     /// Duplicates are such whatever alias they came for: forced by a CRM's profile, where two aliases on one target make
@@ -60,6 +65,9 @@ impl Route {
             chunking: Chunking::Auto,
             login: None,
             concurrency: CONCURRENCY,
+            // A client that waits holds a session and may give up; whoever wants the target's word says so.
+            accept: Accept::Store,
+            fallback: Fallback::default(),
             // A second mail is better than a lost one as long as no profile says what kind of target this is.
             dedupe: None,
             dedupe_joins_aliases: false,
@@ -77,6 +85,22 @@ pub struct SenderRate {
     pub per: Duration,
 }
 
+impl SenderRate {
+    /// As it is written; `None` for `off`.
+    pub fn parse(text: &str) -> Result<Option<SenderRate>, String> {
+        let parsed = text.split_once('/').and_then(|(number, unit)| {
+            let count = number.parse::<u32>().ok().filter(|n| *n > 0)?;
+            let seconds = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)].iter().find(|(word, _)| *word == unit)?.1;
+            Some(SenderRate { count, per: Duration::from_secs(seconds) })
+        });
+        match parsed {
+            Some(rate) => Ok(Some(rate)),
+            None if text == "off" => Ok(None),
+            None => Err("expected a rate such as `100/h` or `10/m`, or `off`".to_owned()),
+        }
+    }
+}
+
 /// As it is written: `100/h`.
 impl fmt::Display for SenderRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,6 +112,19 @@ impl fmt::Display for SenderRate {
         };
         write!(f, "{}/{unit}", self.count)
     }
+}
+
+/// When a message is acknowledged to the client that brings it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// When it is stored.
+    #[default]
+    Store,
+    /// When it is stored and the target has answered, or takes too long: what the target refuses for its content or size
+    /// is refused.
+    Online,
+    /// [`Accept::Online`] for mail whose sender did not authenticate; he could be told nothing later.
+    Auto,
 }
 
 /// When a message goes by BDAT (RFC 3030) to a host that announces CHUNKING, rather than by DATA.

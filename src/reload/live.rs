@@ -131,7 +131,15 @@ pub fn build(
         signer,
     };
     let dial = Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route)));
-    let ways = Ways { settings, routes: config.routes.clone(), dial, dns: Arc::clone(&lookup.dns) };
+    let rules = Arc::clone(&config.rules);
+    let ways = Ways {
+        settings,
+        routes: config.routes.clone(),
+        dial,
+        dns: Arc::clone(&lookup.dns),
+        srs: config.srs.clone(),
+        is_ours: Arc::new(move |domain| rules.is_ours(domain)),
+    };
     let (retention, min_free) = (retention(config), config.queue.min_free);
     Ok(Built { ruling, ways, lookup, retention, min_free, log: config.log })
 }

@@ -15,6 +15,7 @@ pub mod calendar;
 pub mod when;
 pub mod standing;
 pub mod syntax;
+mod given;
 pub mod set;
 mod lists;
 mod condition;

@@ -13,10 +13,10 @@ use crate::reply::Refusal;
 
 use super::condition::Condition;
 use super::eval::untagged;
+use super::given::TestEntry;
 use super::lists::Map;
 use super::rewrite::Rewrite;
 use super::standing::Standing;
-use super::syntax::TestEntry;
 use super::{Bounces, DEFAULT_ROUTE, OnSpam};
 
 /// All rules of a configuration.

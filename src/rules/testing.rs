@@ -6,8 +6,8 @@ use crate::reply;
 use crate::reply::Refusal;
 use crate::spam::{Band, Bands};
 
+use super::given::{ExpectedAction, TestEntry};
 use super::set::RuleSet;
-use super::syntax::{ExpectedAction, TestEntry};
 use super::{Action, Decision, Fact, Facts, Fate, LegPlan, Verdict};
 
 impl RuleSet {

@@ -193,6 +193,9 @@ fn nested(value: Option<Value<'_>>, depth: usize) -> Option<Vec<When>> {
             v.wrong(format!("conditions stand at most {DEPTH_MAX} levels deep; name them in `[condition]`"));
             return None;
         }
+        if v.is_drawn_elsewhere("when") {
+            return None;
+        }
         let place = v.place();
         let section = v.section()?;
         let document = section.document();

@@ -32,6 +32,10 @@ pub enum Answer {
     Say(String),
     /// Close without a word.
     Hangup,
+    /// These octets as they are, and close.
+    Raw(Vec<u8>),
+    /// These lines, without their last CRLF, an octet at a time.
+    Drip(String),
 }
 
 /// A transaction whose final dot was seen.
@@ -178,6 +182,14 @@ impl Crm {
     /// Messages are read and counted, but not kept: where gigabytes pass.
     pub fn keep_no_bodies(&self) {
         self.shared.state().keep_bodies = false;
+    }
+
+    /// Open sessions break; new ones are welcome.
+    pub fn end_sessions(&self) {
+        for stream in std::mem::take(&mut self.shared.state().streams) {
+            // It may have ended by itself.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// The port refuses from now on, and open sessions break.
@@ -357,6 +369,17 @@ impl Session {
         let said = match script(stage, line) {
             None => usual.to_owned(),
             Some(Answer::Say(said)) => said,
+            Some(Answer::Drip(said)) => {
+                for octet in format!("{said}\r\n").bytes() {
+                    output.write_all(&[octet])?;
+                }
+                return Ok(said.starts_with(['2', '3']));
+            }
+            Some(Answer::Raw(octets)) => {
+                output.write_all(&octets)?;
+                output.shutdown(Shutdown::Both)?;
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             Some(Answer::Hangup) => {
                 // Whatever the daemon sent already is thrown away with the connection.
                 output.shutdown(Shutdown::Both)?;
@@ -373,13 +396,22 @@ impl Session {
         let first = rcpts.first().cloned().unwrap_or_default();
         let said = script(Stage::Dot, &first);
         // A connection that is closed after the dot leaves the message taken: the outcome that only the CRM knows.
-        let taken = !matches!(&said, Some(Answer::Say(text)) if !text.starts_with('2'));
+        let taken = match &said {
+            None | Some(Answer::Hangup) => true,
+            Some(Answer::Say(text) | Answer::Drip(text)) => text.starts_with('2'),
+            Some(Answer::Raw(octets)) => octets.starts_with(b"2"),
+        };
         let record = Mail { mail, rcpts, bytes, session: self.session, taken };
         self.shared.state().mails.push(record);
         self.shared.changed.notify_all();
         match said {
             None => output.write_all(b"250 2.0.0 case opened\r\n"),
-            Some(Answer::Say(text)) => output.write_all(format!("{text}\r\n").as_bytes()),
+            Some(Answer::Say(text) | Answer::Drip(text)) => output.write_all(format!("{text}\r\n").as_bytes()),
+            Some(Answer::Raw(octets)) => {
+                output.write_all(&octets)?;
+                output.shutdown(Shutdown::Both)?;
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
             Some(Answer::Hangup) => {
                 output.shutdown(Shutdown::Both)?;
                 Err(io::ErrorKind::ConnectionAborted.into())

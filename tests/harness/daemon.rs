@@ -61,6 +61,7 @@ pub struct Setup {
     route_tls: String,
     min_free: &'static str,
     log: &'static str,
+    route: String,
     more: String,
 }
 
@@ -77,6 +78,7 @@ impl Setup {
             route_tls: "\"off\"".into(),
             min_free: "1MiB",
             log: "json",
+            route: String::new(),
             more: String::new(),
         }
     }
@@ -134,6 +136,12 @@ impl Setup {
         self
     }
 
+    /// Further keys of the route `crm`.
+    pub fn route(mut self, toml: &str) -> Setup {
+        self.route = toml.into();
+        self
+    }
+
     /// Further sections of pointsman.toml.
     pub fn more(mut self, toml: &str) -> Setup {
         self.more = toml.into();
@@ -171,6 +179,7 @@ tls   = "off"
 hosts       = [{hosts}]
 tls         = {route_tls}
 concurrency = {concurrency}
+{route}
 
 [queue]
 retry    = ["{retry}"]
@@ -193,6 +202,7 @@ format = "{log}"
             route_tls = self.route_tls,
             min_free = self.min_free,
             log = self.log,
+            route = self.route,
             more = self.more,
         );
         fs::create_dir(dir.path().join("rules")).unwrap();
@@ -358,7 +368,9 @@ impl Site {
     /// Waits until the leg is in `state`, and gives its row.
     pub fn wait_for_leg(&self, leg: &str, state: &str) -> Value {
         wait_for(&format!("leg {leg} to be {state}"), || {
-            self.rows(&["trace", "--id", leg]).into_iter().find(|row| row["id"] == leg && row["state"] == state)
+            self.rows(&["trace", "--id", leg, "--reveal"])
+                .into_iter()
+                .find(|row| row["id"] == leg && row["state"] == state)
         })
     }
 

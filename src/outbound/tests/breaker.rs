@@ -3,6 +3,7 @@
 use super::mx::{failing_for_an_hour, world};
 use super::*;
 use crate::relay::breaker::ATTEMPTS_MIN;
+use crate::relay::fallback::{Diversion, Fallback};
 
 const MESSAGES: i64 = 200;
 
@@ -86,4 +87,38 @@ async fn a_failing_domain_does_not_delay_another_on_its_route() {
     sleep(3 * HOUR).await;
     assert_eq!(world.store.states("default"), BTreeMap::from([(State::Delivered, MESSAGES as usize + 20)]));
     world.outbound.shutdown(MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failing_or_dead_route_parks_goes_on_to_its_fallback_target_in_time() {
+    for mood in [failing_for_an_hour as Mood, dead] {
+        let route = |name: &'static str| Route {
+            hosts: vec![Host { name: name.to_owned(), port: 25, addresses: Vec::new() }],
+            ..mx_route(name, 4)
+        };
+        let to = Diversion {
+            target: Mailbox::parse("sales@other.example").unwrap(),
+            target_name: None,
+            route: "other".to_owned(),
+            after: 10 * MINUTE,
+            on_auth: false,
+        };
+        let crm = Route { fallback: Fallback { route: None, to: Some(to) }, ..route("crm") };
+        let moods = BTreeMap::from([("crm", mood), ("other", well)]);
+        let world = World::of(vec![crm, route("other")], moods, "", DAY);
+        for message in 1..=MESSAGES {
+            world.store.add(world.leg(message, "crm"), START);
+        }
+        world.handover.wake("crm");
+        sleep(9 * MINUTE).await;
+        assert_eq!(world.store.states("other"), BTreeMap::new(), "it is not time yet");
+        sleep(4 * MINUTE).await;
+        let gone = world.store.states("other").get(&State::Delivered).copied().unwrap_or_default();
+        assert!(gone > 100, "{gone} went on");
+        sleep(3 * HOUR).await;
+        assert_eq!(world.store.states("other"), BTreeMap::from([(State::Delivered, MESSAGES as usize)]));
+        assert!((1..=MESSAGES).all(|message| world.crm.taken(message) == 1));
+        world.outbound.shutdown(MINUTE).await;
+        assert_eq!(world.store.owned(), 0);
+    }
 }

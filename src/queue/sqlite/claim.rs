@@ -100,6 +100,7 @@ impl Claim {
             smtputf8: row.get("smtputf8")?,
             require_tls: row.get("require_tls")?,
             body: stored_body(row, id.message, &self.bodies, &self.rows)?,
+            online: None,
         })
     }
 }
@@ -171,10 +172,14 @@ pub(super) fn next_due(db: &Connection) -> rusqlite::Result<Vec<(String, Timesta
 
 pub(super) const DUE_LEGS: &str = "
     SELECT leg.message, leg.n, leg.alias, leg.target, leg.target_name, leg.route, leg.sender, leg.state, leg.attempts,
-           leg.prefix, leg.cuts, leg.notices, leg.errand, message.received, message.prefix AS common_prefix,
+           leg.prefix, leg.cuts, leg.notices, leg.errand, message.prefix AS common_prefix,
            message.body_type, message.smtputf8, message.require_tls, body.file AS body_file, body.size AS body_size,
            body.sha256 AS body_sha256,
-           length(body.bytes) AS body_bytes
+           length(body.bytes) AS body_bytes,
+           -- What is delivered once more is tried for as long as if it had come in then.
+           coalesce((SELECT max(at) FROM action
+                     WHERE action.message = leg.message AND action.n = leg.n AND operation = 'redeliver'),
+                    message.received) AS received
     FROM leg JOIN message ON message.id = leg.message LEFT JOIN body ON body.id = leg.message
     WHERE leg.ended IS NULL AND leg.route = ?1 AND leg.owner IS NULL AND leg.due <= ?2
     ORDER BY leg.due LIMIT ?3";

@@ -49,6 +49,7 @@ mod commit;
 mod settle;
 mod claim;
 mod operate;
+mod redeliver;
 mod pause;
 mod audit;
 mod erase;
@@ -67,6 +68,7 @@ pub use erase::{Erased, Whose};
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
+pub use redeliver::{Repeat, Repeated};
 pub use refused::RefusedFilter;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, PauseRow, ROWS_MAX};
 

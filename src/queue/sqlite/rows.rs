@@ -143,6 +143,8 @@ pub struct Filter {
     pub client: Option<String>,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
+    /// When the leg ended: from, and up to but not with.
+    pub ended: Option<(Timestamp, Timestamp)>,
     /// What comes after this leg, newest first: the next page of a list.
     pub before: Option<LegId>,
     /// Cut to [`ROWS_MAX`], which 0 means, too.
@@ -221,6 +223,10 @@ impl Filter {
         if let Some(until) = self.until {
             term("message.received < ?", until.0.into());
         }
+        if let Some((from, to)) = self.ended {
+            term("leg.ended >= ?", from.0.into());
+            term("leg.ended < ?", to.0.into());
+        }
         if let Some(leg) = self.before {
             values.extend([leg.message.0.into(), i64::from(leg.n).into()]);
             terms.push(format!("(leg.message, leg.n) < (?{}, ?{})", values.len() - 1, values.len()));
@@ -257,6 +263,13 @@ pub(super) fn legs(db: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Leg
     );
     let mut question = db.prepare_cached(&question)?;
     question.query_map(params_from_iter(values), leg_row)?.collect()
+}
+
+/// How many legs the filter chooses, whatever its limit.
+pub(super) fn count(db: &Connection, filter: &Filter) -> rusqlite::Result<usize> {
+    let (condition, values) = filter.condition();
+    let question = format!("SELECT count(*) FROM leg JOIN message ON message.id = leg.message WHERE {condition}");
+    db.prepare_cached(&question)?.query_row(params_from_iter(values), |row| row.get::<_, i64>(0)).map(|n| n as usize)
 }
 
 fn leg_row(row: &Row<'_>) -> rusqlite::Result<LegRow> {

@@ -4,11 +4,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::clock::Timestamp;
 use crate::id::{LegId, MessageId};
-use crate::queue::sqlite::Node;
 use crate::queue::sqlite::commit::{insert, insert_leg, leave_to_store};
 use crate::queue::sqlite::rows::json_list;
 use crate::queue::sqlite::writer::{Group, Work};
-use crate::queue::{Attempt, FollowUp, GivenBack, Settled, Settlement, State};
+use crate::queue::sqlite::{Node, returns};
+use crate::queue::{Attempt, FollowUp, GivenBack, Redirect, Settled, Settlement, State};
 
 pub(super) struct Settle {
     pub(super) settlements: Vec<Settlement>,
@@ -138,17 +138,27 @@ fn follow(group: &mut Group<'_>, to: &Settlement, follow_up: &FollowUp) -> rusql
             group.effects.legs += 1;
             Ok(())
         }
-        FollowUp::Redirect { target, target_name, route, sender, prefix } => {
+        FollowUp::Redirect(redirect) => {
+            let Redirect { target, target_name, route, sender, authorship, prefix } = &**redirect;
             remember_target(group.db, to.leg)?;
-            let old: String = group.db.query_row(
-                "SELECT route FROM leg WHERE message = ?1 AND n = ?2",
+            let (old, before): (String, String) = group.db.query_row(
+                "SELECT route, target FROM leg WHERE message = ?1 AND n = ?2",
                 params![to.leg.message.0, to.leg.n],
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )?;
+            let detail = format!("{before} by {old} -> {target} by {route}");
+            insert_action(
+                group.db,
+                to.leg,
+                &Note { at: to.at, actor: "pointsman", operation: "fallback", detail: &detail },
+            )?;
+            if let Some(authorship) = authorship {
+                returns::note(group.db, authorship)?;
+            }
             group.effects.count(&old, to.state, -1);
             group.effects.count(route, to.state, 1);
             let mut update = group.db.prepare_cached(
-                "UPDATE leg SET target = ?3, target_name = ?4, route = ?5, sender = ?6, prefix = ?7, dedupe = NULL
+                "UPDATE leg SET target = ?3, target_name = ?4, route = ?5, sender = ?6, prefix = coalesce(?7, prefix), dedupe = NULL
                  WHERE message = ?1 AND n = ?2",
             )?;
             let (target, sender) = (target.as_str(), sender.as_str());

@@ -603,13 +603,14 @@ async fn what_an_outcome_causes_is_written_with_it() {
 async fn a_redirected_leg_keeps_its_id_and_lists_both_targets() {
     let store = Fixture::new(Mode::Inline);
     let legs = store.commit(message(1), vec![handed_over(1)]).await.unwrap().take_legs();
-    let redirect = FollowUp::Redirect {
+    let redirect = FollowUp::Redirect(Box::new(crate::queue::Redirect {
         target: crate::address::Mailbox::parse("fallback@crm.example").unwrap(),
         target_name: None,
         route: "fallback".into(),
         sender: crate::address::ReversePath::Null,
-        prefix: b"Delivered-To: bugs@solarmora.com\r\n".to_vec(),
-    };
+        authorship: None,
+        prefix: Some(b"Delivered-To: bugs@solarmora.com\r\n".to_vec()),
+    }));
     let to =
         Settlement { due: Some(Timestamp(2_000)), follow_ups: vec![redirect], ..settlement(&legs[0], State::Queued) };
     assert_eq!(store.settle(vec![to]).await.unwrap(), [Settled::Done]);
