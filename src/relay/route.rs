@@ -6,7 +6,10 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::address::Domain;
+
+use super::profile::{Terms, Wishes};
 
 use crate::relay::fallback::Fallback;
 
@@ -36,8 +39,8 @@ pub struct Route {
     /// Whether the reply to the final dot waits for the target's.
     pub accept: Accept,
     pub fallback: Fallback,
-    /// For how long the same message is not sent again to the same target; `None` switches it off.
-    pub dedupe: Option<Duration>,
+    /// What the administrator says of the systems that it leads to.
+    pub wishes: Wishes,
 }
 
 impl Route {
@@ -61,9 +64,14 @@ impl Route {
             // A client that waits holds a session and may give up; whoever wants the target's word says so.
             accept: Accept::Store,
             fallback: Fallback::default(),
-            // A second mail is better than a lost one as long as no profile says what kind of target this is.
-            dedupe: None,
+            wishes: Wishes::default(),
         }
+    }
+
+    /// What holds for a target in `domain` that is reached by this route.
+    #[must_use]
+    pub fn terms(&self, domain: &Domain) -> Terms {
+        self.wishes.terms(domain, self.hosts.iter().map(|host| host.name.as_str()))
     }
 }
 
