@@ -367,6 +367,7 @@ mod tests {
             dns: Arc::new(Zone::parse("")),
             checker: None,
             spam: None,
+            mailhosts: None,
             upstream: Vec::new(),
             srs: Srs::new(Domain::parse("srs.d.example").unwrap(), &[b"secret".to_vec()]).map(Arc::new),
         }
