@@ -15,6 +15,8 @@ mod journeys;
 mod operating;
 mod notices;
 mod peers;
+mod profiles;
+mod mailhost;
 mod service;
 mod signing;
 mod package;

@@ -39,6 +39,8 @@ pub mod probe;
 mod balancer;
 mod checks;
 mod score;
+mod terms;
+pub mod mailhost;
 mod pace;
 mod duplicates;
 mod returns;
@@ -47,6 +49,7 @@ mod connection;
 mod journey;
 
 use listener::Shares;
+use mailhost::Mailhosts;
 use memory::Resident;
 use probe::Probes;
 pub use score::Scorer;
@@ -72,6 +75,8 @@ pub struct Ruling {
     pub checker: Option<Arc<Checker>>,
     /// Absent: no score is made.
     pub spam: Option<Arc<Scorer>>,
+    /// What mail hosts behind us are asked through; absent: nobody is asked.
+    pub mailhosts: Option<Arc<Mailhosts>>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
     /// Sessions at one time over all listeners.
@@ -155,9 +160,9 @@ impl Ruling {
         (is_return_domain && !has_people) || self.rules.comes_back(recipient, target, route)
     }
 
-    /// For how long the route takes a second copy of a message for a duplicate.
-    fn dedupe_window(&self, route: &str) -> Option<Duration> {
-        self.routes.get(route).and_then(|route| route.dedupe)
+    /// For how long a second copy of a message to this target is taken for a duplicate.
+    fn dedupe_window(&self, leg: &LegPlan) -> Option<Duration> {
+        self.terms(leg)?.dedupe.value
     }
 
     /// What becomes of mail for one recipient: by the rules, or for a return path by what the ledger knows of its

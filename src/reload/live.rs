@@ -19,6 +19,7 @@ use crate::dns::Dns;
 use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
+use crate::inbound::mailhost::Mailhosts;
 use crate::inbound::{Inbound, Manner, Ruling, Scorer, memory};
 use crate::log;
 use crate::outbound::{self, Outbound, Ways};
@@ -117,7 +118,10 @@ pub fn build(
     now: Timestamp,
 ) -> anyhow::Result<Built> {
     let lookup = Lookup::of(config, before.map(|(_, lookup)| lookup))?;
-    let ruling = ruling(config, fixed, before.map(|(ruling, _)| ruling), &lookup, now)?;
+    let dial = Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route)));
+    let mut ruling = ruling(config, fixed, before.map(|(ruling, _)| ruling), &lookup, now)?;
+    let asked = before.and_then(|(ruling, _)| ruling.mailhosts.as_deref());
+    ruling.mailhosts = Some(Arc::new(Mailhosts::new(dial.clone(), asked)));
     let settings = outbound::Settings {
         hostname: config.hostname.clone(),
         retry: config.queue.retry.clone(),
@@ -126,7 +130,6 @@ pub fn build(
         addresses: fixed.bound.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect(),
         signer: signer(config),
     };
-    let dial = Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route)));
     let rules = Arc::clone(&config.rules);
     let ways = Ways {
         settings,
@@ -190,6 +193,7 @@ fn ruling(
         dns: Arc::clone(&lookup.dns),
         checker: lookup.checker.clone(),
         spam: config.spam.as_ref().map(|settings| scorer(settings, before)),
+        mailhosts: None,
         upstream: config.upstream.clone(),
     })
 }
