@@ -18,6 +18,10 @@ use crate::id::{LegId, MessageId};
 use crate::reply::Reply;
 use crate::scrub::scrub;
 
+mod systems;
+
+pub use systems::{ceiling_reached, leg_paced, mailhost_unsure, onboarding_mail, pace_exceeded, too_many_cc};
+
 // Sessions
 
 pub fn session_opened(listener: &str) {
@@ -312,11 +316,19 @@ pub fn leg_diverted(
     warn!(event = "leg-diverted", %leg, route = from, to, target = %quoted(&target), reason);
 }
 
+/// A leg was one too many in a time: deferred, held, or only told (alert).
+fn paced(route: &str, action: &'static str) {
+    counter!("pointsman_paced_total", "route" => route.to_owned(), "action" => action).increment(1);
+}
+
 /// Whether a route stands still (paused by an operator, or left alone), and whether its breaker is open.
 pub fn route_standing(route: &str, still: bool, open: bool) {
     // The first that is given up must be seen to increase it.
     counter!("pointsman_legs_total", "route" => route.to_owned(), "state" => "expired", "reason" => "expired")
         .increment(0);
+    for action in ["deferred", "held", "alert"] {
+        counter!("pointsman_paced_total", "route" => route.to_owned(), "action" => action).increment(0);
+    }
     gauge!("pointsman_route_paused", "route" => route.to_owned()).set(f64::from(u8::from(still)));
     gauge!("pointsman_route_breaker_open", "route" => route.to_owned()).set(f64::from(u8::from(open)));
 }

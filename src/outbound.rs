@@ -43,6 +43,7 @@ mod lanes;
 mod divert;
 mod hosts;
 mod notify;
+mod pace;
 mod standing;
 mod strays;
 mod worker;
@@ -52,6 +53,7 @@ mod tests;
 
 use lane::{Desk, LOOK_MAX};
 use lanes::Lanes;
+use pace::Pacer;
 pub use strays::no_such_route;
 
 /// What the administrator chose for the way out.
@@ -124,6 +126,7 @@ struct Shared {
     ports: Ports,
     ways: RwLock<Arc<Ways>>,
     jumps: Mutex<JumpWatch>,
+    pacer: Pacer,
     /// Rings when legs of a route that is gone may have come into the store.
     strays: Notify,
 }
@@ -136,6 +139,7 @@ impl Outbound {
         let (stop, _) = watch::channel(None);
         let routes: Vec<Arc<Route>> = ways.routes.values().cloned().collect();
         let shared = Arc::new(Shared {
+            pacer: Pacer::new(ports.clock.monotonic()),
             ports,
             ways: RwLock::new(Arc::new(ways)),
             jumps: Mutex::new(JumpWatch::default()),

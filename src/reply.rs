@@ -187,6 +187,8 @@ pub const TOO_MANY_HOPS: Reply = Reply::new(554, Enhanced(5, 4, 6), "too many Re
 pub const LOOP: Reply = Reply::new(554, Enhanced(5, 4, 6), "this message has been this way before: a mail loop");
 pub const TOO_MANY_LEGS: Reply = Reply::new(554, Enhanced(5, 5, 3), "the rules make too many copies of this message");
 pub const NO_SUCH_RECIPIENT: Reply = Reply::new(550, Enhanced(5, 1, 1), "no such address here");
+pub const MAILHOST_UNSURE: Reply =
+    Reply::new(450, Enhanced(4, 4, 1), "the mail host does not say whether there is such an address, try again later");
 pub const NOT_OURS: Reply = Reply::new(550, Enhanced(5, 7, 1), "relaying denied");
 pub const DMARC_FAILED: Reply = Reply::new(550, Enhanced(5, 7, 1), "the From domain's DMARC policy has this refused");
 pub const AUTH_UNKNOWN: Reply = Reply::new(451, Enhanced(4, 4, 3), "cannot look up who may send this, try again later");

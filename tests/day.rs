@@ -131,6 +131,7 @@ impl World {
             auth: None,
             spam: None,
             upstream: Vec::new(),
+            mailhosts: None,
             session: Arc::new(session),
             rules,
             routes: routes.clone(),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use pointsman::queue::{Reason, State};
+use pointsman::relay::profile::Profile;
 use regex::Regex;
 
 use crate::harness::Daemon;
@@ -75,6 +76,13 @@ fn the_table_of_signals_has_them_all_with_their_points() {
         .flat_map(|row| row[0].split("`, `").map(|name| format!("{name} {}", row[1])).collect::<Vec<_>>())
         .collect();
     assert_eq!(sorted(&told), sorted(&signals));
+}
+
+#[test]
+fn the_catalogue_of_profiles_is_the_program_s() {
+    let rows = rows_of("docs/profiles.md", "The catalogue");
+    let told: Vec<String> = rows.iter().filter(|row| row.len() > 5).map(|row| row[0].clone()).collect();
+    assert_eq!(told, Profile::ALL.map(|profile| profile.as_str().to_owned()));
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod operating;
 mod notices;
 mod owed;
 mod peers;
+mod profiles;
+mod mailhost;
 mod service;
 mod signing;
 mod package;

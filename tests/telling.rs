@@ -27,6 +27,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("attempts_total", "counter", &["result", "route"]),
     ("route_paused", "gauge", &["route"]),
     ("route_breaker_open", "gauge", &["route"]),
+    ("paced_total", "counter", &["action", "route"]),
     ("config_stale", "gauge", &[]),
     ("ready", "gauge", &[]),
     ("store_failures_total", "counter", &[]),

@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "src/network.rs",
     "src/relay/mx.rs",
     "src/relay/breaker.rs",
+    "src/relay/profile.rs",
     "src/relay/outcome.rs",
     "src/relay/fallback.rs",
     "src/config/raw.rs",

@@ -122,6 +122,7 @@ tls     = "off"
 
 [route.crm]
 hosts = ["{sink}"]
+message-size = "50MiB"
 tls   = "off"
 
 [queue]

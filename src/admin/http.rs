@@ -114,6 +114,7 @@ fn describe() {
     describe_counter!("pointsman_dns_total", "Questions to DNS past our cache, by what came of them");
     describe_counter!("pointsman_auth_total", "Checks of SPF, DKIM, DMARC, ARC and PTR by result");
     describe_counter!("pointsman_loops_total", "Messages and legs that go round in circles, by what shows it");
+    describe_counter!("pointsman_paced_total", "Legs that were too many in a time, by what became of them");
     describe_counter!("pointsman_dmarc_at_risk_total", "Legs that will fail DMARC at the next hop");
     describe_gauge!("pointsman_ready", "1 while new mail can be taken");
     describe_counter!("pointsman_store_failures_total", "Times that the queue could not be written");

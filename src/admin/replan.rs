@@ -382,6 +382,7 @@ mod tests {
             dns: Arc::new(Zone::parse("")),
             checker: None,
             spam: None,
+            mailhosts: None,
             upstream: Vec::new(),
             marks: None,
             signer: None,

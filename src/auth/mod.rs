@@ -187,14 +187,26 @@ impl AuthReport {
         spf || dmarc || dkim
     }
 
+    /// The signatures that count and are of From's domain, of one above it or of one below.
+    pub fn aligned(&self) -> impl Iterator<Item = &DkimVerdict> {
+        let from = self.dmarc.as_ref().and_then(|dmarc| dmarc.from_domain.as_deref());
+        let is_aligned =
+            move |one: &str| from.is_some_and(|from| is_at_or_below(from, one) || is_at_or_below(one, from));
+        self.passing().filter(move |one| is_aligned(&one.domain))
+    }
+
+    /// A signature that counts and is aligned is of one of these domains or of one below it.
+    #[must_use]
+    pub fn is_signed_by(&self, domains: &[&str]) -> bool {
+        self.aligned().any(|one| domains.iter().any(|domain| is_at_or_below(&one.domain, domain)))
+    }
+
     /// The From domain asks others to distrust what is not aligned, and no aligned signature will hold at the next
     /// hop, where SPF names us: DMARC fails there.
     #[must_use]
     pub fn dmarc_at_risk(&self) -> bool {
         let Some(dmarc) = &self.dmarc else { return false };
-        let Some(from) = &dmarc.from_domain else { return false };
-        let aligned = self.passing().any(|one| is_at_or_below(from, &one.domain) || is_at_or_below(&one.domain, from));
-        dmarc.policy != Policy::None && !aligned
+        dmarc.from_domain.is_some() && dmarc.policy != Policy::None && self.aligned().next().is_none()
     }
 
     /// The MAIL FROM domain is known to have sent this, so that a notification harms nobody: SPF passed for it, or a

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Ended;
 use crate::config::files::short;
+use crate::config::systems::System;
 use crate::config::{self, Summary};
 use crate::diagnostic::Report;
 use crate::reload::start;
@@ -49,7 +50,7 @@ pub(super) fn run(config: &Path, args: &CheckArgs) -> Ended {
 }
 
 fn print_summary(summary: &Summary) {
-    let Summary { hostname, hash, rule_set, rule_files, routes, counts, inert, notes } = summary;
+    let Summary { hostname, hash, rule_set, rule_files, routes, counts, systems, inert, notes } = summary;
     println!(
         "{hostname}: configuration {}, rule set {rule_set} from {}: {}, {}, {}, {}{}, {}; {}",
         short(hash),
@@ -62,6 +63,9 @@ fn print_summary(summary: &Summary) {
         plural(counts.tests, "test"),
         plural(*routes, "route"),
     );
+    for system in systems {
+        println!("{system}");
+    }
     for note in notes {
         println!("note: {note}");
     }
@@ -100,6 +104,7 @@ fn sum_up(summary: Option<&Summary>, report: &Report, findings: usize) -> serde_
         "hostname": summary.map(|summary| &summary.hostname),
         "hash": summary.map(|summary| &summary.hash),
         "rule_set": summary.map(|summary| &summary.rule_set),
+        "systems": summary.map(|summary| summary.systems.iter().map(System::json).collect::<Vec<_>>()),
         "inert": summary.map(|summary| &summary.inert),
         "notes": summary.map(|summary| &summary.notes),
     })

@@ -12,6 +12,7 @@ use super::Ended;
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Config;
+use crate::config::systems::System;
 use crate::message::reading::{Reading, Wanted};
 use crate::message::{Head, Header};
 use crate::relay::route::MX_IS_BUILT;
@@ -106,6 +107,9 @@ fn print_text(explanation: &Explanation, config: &Config, sender: &ReversePath, 
     for route in routes(explanation, config) {
         println!("     route {}: {}; {}", route.name, hosts(route, MX_IS_BUILT), tls(route.tls));
     }
+    for system in systems(explanation, config) {
+        print!("{}", system.render());
+    }
 }
 
 fn as_json(explanation: &Explanation, config: &Config, sender: &ReversePath, header: Option<&Header>) -> Value {
@@ -114,6 +118,7 @@ fn as_json(explanation: &Explanation, config: &Config, sender: &ReversePath, hea
     let way =
         |route: &Route| json!({"route": route.name, "hosts": hosts(route, MX_IS_BUILT), "tls": route.tls.as_str()});
     object["routes"] = routes(explanation, config).map(way).collect();
+    object["systems"] = systems(explanation, config).iter().map(System::json).collect();
     object["message"] =
         json!(header.map(|header| json!({"from": header.from, "subject": header.subject, "hops": header.hops()})));
     object
@@ -125,6 +130,16 @@ fn routes<'a>(explanation: &'a Explanation, config: &'a Config) -> impl Iterator
     names.sort_unstable();
     names.dedup();
     names.into_iter().filter_map(|name| config.routes.get(name)).map(|route| &**route)
+}
+
+/// What holds for the targets of the legs, each once.
+fn systems(explanation: &Explanation, config: &Config) -> Vec<System> {
+    let legs = explanation.decision.verdict.legs();
+    let destinations = legs.iter().map(|leg| {
+        let called = leg.target_name.as_deref().unwrap_or(leg.target.as_str());
+        (called, leg.target.domain(), leg.route.as_str())
+    });
+    System::of(config, destinations)
 }
 
 fn hosts(route: &Route, looks_up_mx: bool) -> String {

@@ -168,6 +168,9 @@ pub(super) fn journey(message: &MessageView) -> String {
     if let Some(withheld) = withheld(message) {
         let _ = writeln!(out, "{:28}not added, since a signature says that they are absent: {withheld}", "");
     }
+    for note in notes(message) {
+        let _ = writeln!(out, "{:28}noted: {}", "", quoted(&note));
+    }
     if let Some(cause) = &message.cause {
         let _ = writeln!(out, "{:28}caused by leg {cause}", "");
     }
@@ -186,6 +189,13 @@ pub(super) fn checks(message: &MessageView) -> Option<String> {
         .filter_map(|check| Some(format!("{check}={}", results.get(*check)?.as_str()?)))
         .collect();
     (!told.is_empty()).then(|| told.join(" "))
+}
+
+/// What the targets' systems made of it.
+pub(super) fn notes(message: &MessageView) -> Vec<String> {
+    let facts = message.facts.as_ref().and_then(|facts| serde_json::from_str::<serde_json::Value>(facts.get()).ok());
+    let notes = facts.as_ref().and_then(|facts| facts.get("notes")?.as_array());
+    notes.into_iter().flatten().filter_map(|note| note.as_str().map(str::to_owned)).collect()
 }
 
 /// The score that it got, its band and what made it; none where no score was made.

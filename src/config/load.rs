@@ -23,6 +23,7 @@ use crate::tls;
 
 use super::files::{FileSet, Origin, Reader, read_bounded};
 use super::raw::{self, Raw};
+use super::systems::{self, System};
 use super::{Config, KeyPlace, RuleSource, resolve};
 
 /// A configuration that can be used.
@@ -77,6 +78,7 @@ fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Con
     config.inspect(|config| {
         secrets_readable_by_all(config, report);
         look_at_dkim_key(config, dkim_key.as_ref(), report);
+        systems::lint(config, report);
     })
 }
 
@@ -246,6 +248,8 @@ pub struct Summary {
     pub rule_files: usize,
     pub routes: usize,
     pub counts: Counts,
+    /// What holds for the targets.
+    pub systems: Vec<System>,
     /// Accepted, and without function yet.
     pub inert: Vec<String>,
     /// What could not be looked at.
@@ -270,6 +274,7 @@ pub fn check(path: &Path, offline: bool) -> (Report, Option<Summary>) {
         rule_files: config.rule_files.len(),
         routes: config.routes.len(),
         counts: config.rules.counts(),
+        systems: systems::all(&config),
         inert: config.inert.clone(),
         notes,
     };

@@ -15,8 +15,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::log::Format as LogFormat;
 use crate::network::Network;
+use crate::relay::profile::Profile;
 use crate::relay::route::{MX_IS_BUILT, SMTP_PORT};
-use crate::relay::{Host, Login, Route, TlsMode};
+use crate::relay::{Accept, Host, Login, Route, TlsMode};
 use crate::rules::{self, RuleSet, Surroundings};
 use crate::spam::Settings as SpamSettings;
 use crate::srs::Srs;
@@ -24,9 +25,11 @@ use crate::tls;
 
 pub use crate::units;
 pub mod spam;
+mod terms;
 pub mod raw;
 mod fallback;
 pub mod files;
+pub mod systems;
 pub mod load;
 pub mod records;
 
@@ -415,12 +418,14 @@ fn route(raw: &RawRoute, path: &Path, read: Read<'_>, report: &mut Report) -> Ar
         login: login(raw, tls, path, read, report),
         concurrency: raw.concurrency.and_then(|c| usize::try_from(c).ok()).unwrap_or(default.concurrency),
         fallback: default.fallback,
-        // A profile that wants the target's word says so here.
-        accept: raw.accept.unwrap_or(default.accept),
-        dedupe: raw.dedupe.unwrap_or(default.dedupe),
-        dedupe_joins_aliases: default.dedupe_joins_aliases,
         arc_seal: raw.arc_seal.as_ref().is_some_and(|seal| seal.value),
         sender_rate: raw.sender_rate.unwrap_or(default.sender_rate),
+        // A mail host knows by itself what it wants, and its word reaches whoever sends.
+        accept: raw.accept.unwrap_or(match raw.wishes.profile {
+            Some(Profile::Mailhost) => Accept::Online,
+            Some(_) | None => default.accept,
+        }),
+        wishes: raw.wishes.clone(),
         name: default.name,
     })
 }

@@ -12,12 +12,14 @@ use crate::address::Domain;
 use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::network::Network;
+use crate::relay::profile::Wishes;
 use crate::relay::route::SenderRate;
 use crate::relay::{Accept, Chunking, Family, TlsMode};
 use crate::sketch::Node;
 
 use super::ListenerTls;
 use super::spam::{self, RawSpam};
+use super::terms;
 use crate::auth::disposition::{DmarcMode, OnTemperror, Settings};
 use crate::auth::verify;
 use crate::log::Format as LogFormat;
@@ -87,11 +89,10 @@ pub struct RawRoute {
     pub chunking: Option<Chunking>,
     pub concurrency: Option<u64>,
     pub accept: Option<Accept>,
-    /// `Some(None)`: switched off.
-    pub dedupe: Option<Option<Duration>>,
     pub arc_seal: Option<Placed<bool>>,
     /// `Some(None)`: switched off.
     pub sender_rate: Option<Option<SenderRate>>,
+    pub wishes: Wishes,
     pub fallback: Option<RawFallback>,
 }
 
@@ -170,7 +171,7 @@ fn read_all(mut root: Section<'_>, raw: &mut Raw) {
     raw.listeners = root.sections("listener").into_iter().map(listener).collect();
     raw.tls = root.section("tls").map(tls);
     for (name, value) in root.section("route").iter().flat_map(Section::entries) {
-        raw.routes.extend(route(name, &value, &mut raw.inert));
+        raw.routes.extend(route(name, &value));
     }
     limits(root.section("limits"), raw);
     queue(root.section("queue"), raw);
@@ -230,7 +231,7 @@ fn networks(value: &Value<'_>) -> Vec<Network> {
     value.one_or_many().iter().filter_map(|v| v.parsed(Network::parse)).map(|n| n.value).collect()
 }
 
-fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Option<RawRoute> {
+fn route(name: Placed<String>, value: &Value<'_>) -> Option<RawRoute> {
     let mut section = value.section()?;
     let tls = [
         ("off", TlsMode::Off),
@@ -256,20 +257,12 @@ fn route(name: Placed<String>, value: &Value<'_>, inert: &mut Vec<String>) -> Op
         chunking: section.take("chunking").and_then(|v| v.choice(&chunking)).map(|chunking| chunking.value),
         concurrency: section.take("concurrency").and_then(|v| v.integer(1..=CONCURRENCY_MAX)).map(|c| c.value),
         accept: section.take("accept").and_then(|v| v.choice(&accepts)).map(|accept| accept.value),
-        dedupe: section.take("dedupe").and_then(|v| v.parsed(duration_or_off)).map(|d| d.value),
         arc_seal: section.take("arc-seal").and_then(|v| v.boolean()),
         sender_rate: section.take("sender-rate").and_then(|v| v.parsed(SenderRate::parse)).map(|rate| rate.value),
+        wishes: terms::read(&mut section),
         fallback: section.take("fallback").and_then(fallback),
         name,
     };
-    let mut unbuilt = |key: &str, present: bool| {
-        if present {
-            inert.push(format!("route.{}.{key}", route.name.value));
-        }
-    };
-    let profiles = PROFILES.map(|word| (word, ()));
-    unbuilt("profile", section.take("profile").is_some_and(|v| v.choice(&profiles).is_some()));
-    unbuilt("ceiling", section.take("ceiling").is_some_and(|v| v.parsed(rate).is_some()));
     section.finish();
     Some(route)
 }
@@ -331,19 +324,6 @@ fn host(text: &str) -> Result<RawHost, String> {
         Some(digits) => Some(digits.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(expected)?),
     };
     Ok(RawHost { name: bare.to_owned(), port })
-}
-
-fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
-    if text == "off" { Ok(None) } else { units::duration(text).map(Some).map_err(|error| format!("{error}, or `off`")) }
-}
-
-/// `600/h`: so many in a second, minute, hour or day.
-fn rate(text: &str) -> Result<u64, &'static str> {
-    let parsed = text.split_once('/').and_then(|(number, unit)| {
-        let number = number.parse::<u64>().ok().filter(|n| *n > 0)?;
-        ["s", "m", "h", "d"].contains(&unit).then_some(number)
-    });
-    parsed.ok_or("expected a rate such as `600/h` or `10/s`")
 }
 
 fn limits(section: Option<Section<'_>>, raw: &mut Raw) {
@@ -505,25 +485,6 @@ fn selector(text: &str) -> Result<Domain, &'static str> {
     parsed.ok_or("expected letters, digits and hyphens, such as `pointsman` or `mail.2026`, at most 63")
 }
 
-/// What kind of system a route leads to.
-const PROFILES: [&str; 16] = [
-    "auto",
-    "salesforce",
-    "zendesk",
-    "hubspot",
-    "jsm",
-    "freshdesk",
-    "helpscout",
-    "front",
-    "intercom",
-    "kayako",
-    "zammad",
-    "osticket",
-    "rt",
-    "mailbox",
-    "generic",
-    "mailhost",
-];
 /// One label's length; the domains behind it have 255 octets for both.
 const SELECTOR_OCTETS_MAX: usize = 63;
 /// One destination with more sessions than this is a mistake; Google closes at 20 to 100.
@@ -596,14 +557,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(data_in_ruins(text).as_deref(), data, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn rates() {
-        assert_eq!(rate("600/h"), Ok(600));
-        for text in ["", "600", "0/h", "600/w", "/h", "-1/h"] {
-            assert!(rate(text).is_err(), "{text}");
         }
     }
 }

@@ -2,10 +2,22 @@
 
 use super::*;
 use crate::relay::Accept;
+use crate::relay::profile::Profile;
 use crate::spam::blocklist::LISTS_MAX;
 use crate::spam::{Bands, Engine, OnError};
 
 fn try_resolve(text: &str) -> (Option<Config>, Report) {
+    resolve_with(text, Vec::new())
+}
+
+/// With these rules.
+pub(super) fn try_resolve_with(text: &str, rules: &str) -> (Option<Config>, Report) {
+    let path = PathBuf::from("/etc/p/rules.toml");
+    let source = Source::new(path.display().to_string(), rules);
+    resolve_with(text, vec![RuleSource { path, source }])
+}
+
+fn resolve_with(text: &str, rules: Vec<RuleSource>) -> (Option<Config>, Report) {
     let mut report = Report::default();
     let source = Source::new("/etc/p/pointsman.toml", text);
     let raw = raw::read(&source, &mut report);
@@ -13,7 +25,7 @@ fn try_resolve(text: &str) -> (Option<Config>, Report) {
         "none" => Err("no such file".to_owned()),
         _ => Ok("one line\nanother\n".to_owned()),
     };
-    let config = raw.and_then(|raw| resolve(Path::new("/etc/p/pointsman.toml"), raw, Vec::new(), &read, &mut report));
+    let config = raw.and_then(|raw| resolve(Path::new("/etc/p/pointsman.toml"), raw, rules, &read, &mut report));
     (config.filter(|_| report.errors() == 0), report)
 }
 
@@ -54,8 +66,6 @@ fn the_example_of_the_design_loads() {
     let spam = config.spam.unwrap();
     assert_eq!((&spam.engine, spam.bands, spam.on_error), (&Engine::Builtin, Bands::default(), OnError::Accept));
     assert!(!config.inert.contains(&"listener.proxy".to_owned()));
-    assert!(config.inert.contains(&"route.crm.ceiling".to_owned()));
-    assert!(config.inert.contains(&"route.google.profile".to_owned()));
 }
 
 #[test]
@@ -77,7 +87,7 @@ fn hosts_take_the_ports_of_the_route() {
     let config = config("[route.crm]\nport = 587\nhosts = ['a.example', 'b.example:25', '[::1]']\ndedupe = '1h'\n");
     let hosts: Vec<String> = config.routes["crm"].hosts.iter().map(|h| format!("{} {}", h.name, h.port)).collect();
     assert_eq!(hosts, ["a.example 587", "b.example 25", "::1 587"]);
-    assert_eq!(config.routes["crm"].dedupe, Some(Duration::from_secs(3600)));
+    assert_eq!(config.routes["crm"].wishes.dedupe, Some(Some(Duration::from_secs(3600))));
 }
 
 #[test]
@@ -188,14 +198,16 @@ fn the_lines_of_a_file_of_secrets_sign_and_verify_in_their_order() {
 }
 
 #[test]
-fn the_words_of_profiles_and_acceptance_are_taken_and_named() {
-    let profiles = "auto salesforce zendesk hubspot jsm freshdesk helpscout front intercom kayako zammad osticket rt \
-                    mailbox generic mailhost";
-    let words = profiles.split_whitespace().map(|word| ("profile", word));
-    for (key, word) in words {
-        let config = config(&format!("[route.a]\n{key} = '{word}'\n"));
-        assert_eq!(config.inert, [format!("route.a.{key}")], "{word}");
+fn the_words_of_profiles_are_taken() {
+    for profile in Profile::ALL {
+        let config = config(&format!("[route.a]\nprofile = '{profile}'\n"));
+        assert_eq!((config.routes["a"].wishes.profile, config.inert.len()), (Some(profile), 0), "{profile}");
     }
+    assert_eq!(config("[route.a]\nprofile = 'auto'\n").routes["a"].wishes.profile, None);
+}
+
+#[test]
+fn the_words_of_acceptance_are_taken() {
     for (word, accept) in [("store", Accept::Store), ("online", Accept::Online), ("auto", Accept::Auto)] {
         let config = config(&format!("[route.a]\naccept = '{word}'\n"));
         assert_eq!((config.routes["a"].accept, config.inert.len()), (accept, 0), "{word}");

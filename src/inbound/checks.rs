@@ -44,6 +44,8 @@ pub(super) struct Checked {
     pub cuts: Vec<Range<u64>>,
     /// Why its legs must be quarantined, if they must.
     pub quarantine: Option<(Reason, String)>,
+    /// DMARC has it refused, but for the mailboxes of people behind us.
+    pub refusal: Option<Refusal>,
     pub authentication: Authentication,
     /// The client's confirmed name.
     pub ptr: Option<String>,
@@ -64,6 +66,7 @@ impl Checked {
             marks: Vec::new(),
             cuts: Vec::new(),
             quarantine: None,
+            refusal: None,
             authentication: Authentication::Absent,
             ptr: None,
             client: None,
@@ -133,11 +136,13 @@ impl Inbound {
             }
             (None, _) | (_, None) => AuthReport::default(),
         };
-        let mut quarantine = None;
+        let (mut quarantine, mut refusal) = (None, None);
         if let Some(settings) = &ruling.auth {
             match disposition::dispose(&report, settings) {
                 Disposition::Take => {}
                 Disposition::Quarantine(why) => quarantine = Some((Reason::Dmarc, why)),
+                // Whom it is for decides: where people behind us have a filter of their own, it is a mark.
+                Disposition::Refuse(why) if ruling.has_mailhost() => refusal = Some(why),
                 Disposition::Refuse(refusal) => return Err(refusal),
             }
         }
@@ -169,6 +174,7 @@ impl Inbound {
             marks,
             cuts,
             quarantine,
+            refusal,
             authentication,
             ptr,
             client,

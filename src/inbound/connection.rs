@@ -25,7 +25,7 @@ use crate::events;
 use crate::message::{Head, Header};
 use crate::queue::{BodyWriter, Queued, Refused, StoreError};
 use crate::reply::{self, Refusal, Reply};
-use crate::rules::{Fact, Verdict};
+use crate::rules::{Action, Fact, Verdict};
 use crate::smtp::session::{Cause, Ending, Event, FEED_OCTETS_MAX, Opening, Security, Session};
 use crate::tls::{ListenerTls, MaybeTls};
 
@@ -149,7 +149,8 @@ where
             }
             Event::Recipient { recipient, envelope } => {
                 let answer =
-                    recipient_answer(self.inbound, &self.ruling, &self.client, self.listener, recipient, envelope);
+                    recipient_answer(self.inbound, &self.ruling, &self.client, self.listener, recipient, envelope)
+                        .await;
                 self.session.answer_recipient(answer);
             }
             Event::Data(_) => {
@@ -346,8 +347,8 @@ pub(super) async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, reply: Reply
     let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, stream.write_all(&octets)).await;
 }
 
-/// What the rules say about a recipient while the message is still unknown.
-fn recipient_answer(
+/// What the rules say about a recipient while the message is still unknown, and the mail host where it is his.
+async fn recipient_answer(
     inbound: &Inbound,
     ruling: &Ruling,
     client: &Client,
@@ -356,12 +357,27 @@ fn recipient_answer(
     envelope: &Envelope,
 ) -> Result<(), Refusal> {
     let now = inbound.clock.now();
-    match ruling.decide(&journey::facts(client, envelope, recipient, now), Fact::Unknown, now).verdict {
-        Verdict::Accept { .. } | Verdict::Undecided => {
+    let verdict = ruling.decide(&journey::facts(client, envelope, recipient, now), Fact::Unknown, now).verdict;
+    let refused = match verdict {
+        Verdict::Accept { action: Action::Relay, legs } => {
+            match envelope.declared_size.and_then(|size| ruling.refuses_size(size, legs.iter())) {
+                Some(refusal) => Some(refusal),
+                // In a box of its own: an idle session must not hold ready what few recipients need.
+                None if legs.iter().any(|leg| ruling.is_to_mailhost(leg)) => {
+                    Box::pin(inbound.ask_mailhost(ruling, recipient, &legs)).await.err()
+                }
+                None => None,
+            }
+        }
+        Verdict::Accept { .. } | Verdict::Undecided => None,
+        Verdict::Reject(refusal) | Verdict::Defer(refusal) => Some(refusal),
+    };
+    match refused {
+        None => {
             events::recipient_accepted();
             Ok(())
         }
-        Verdict::Reject(refusal) | Verdict::Defer(refusal) => {
+        Some(refusal) => {
             let sender = envelope.sender.to_string();
             let recipient = recipient.as_str();
             events::recipient_refused(client.ip, &client.helo, &sender, recipient, refusal.reply());

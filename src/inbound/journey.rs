@@ -64,30 +64,22 @@ impl Inbound {
             }
         };
 
-        let originals = self.originals(ruling, &message).await?;
         let reading = self.read_for_rules(ruling, &message, &body).await?;
-        let mut decided = decide(ruling, &message, (&checked, &scored, &reading), &originals);
-        ruling.turn_back(&mut decided, &checked);
-        tell_shadows(&decided);
-        let mut planned = combine(decided, &scored)?;
-        if let Some((reason, why)) = &checked.quarantine {
-            planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
-        }
-        self.pace_returns(ruling, &message, &mut planned);
-        if probe.is_none() {
-            self.hold_loops(ruling, &message, &header, &checked, &mut planned);
-        }
-        if planned.len() > ruling.legs_max {
-            return Err(Refusal::new(reply::TOO_MANY_LEGS));
-        }
-
+        let found = (&checked, &scored, &reading);
+        let (mut planned, notes) = self.plan(ruling, &message, &header, found, (body.len(), probe.is_some())).await?;
         self.seal(ruling, &message, &header, &body, (&checked, id), &mut planned).await?;
-        let record = record(ruling, &message, &header, &body, (&checked, &scored, &reading), id);
+
+        let record = record(ruling, &message, &header, &body, (&checked, &scored, &reading, &notes), id);
         let body_hash = body_hash(ruling, &planned, &message, &body).await?;
         let mut legs = Vec::with_capacity(planned.len());
-        for (n, plan) in (1u16..).zip(&planned) {
+        for (n, plan) in (1u16..).zip(&mut planned) {
             let notices = notices(ruling, plan, &message.envelope, checked.authentication);
-            let mut leg = new_leg(ruling, plan, n, &record, (&checked, &scored), notices);
+            let mut leg = new_leg(ruling, plan, n, &record, (&checked, &scored), notices.clone());
+            let (common, head) = (record.prefix.len(), message.head.as_bytes().len());
+            if let Some(why) = ruling.header_too_large(&plan.leg, &leg, common, head) {
+                plan.quarantine(Reason::HeaderSize, &why);
+                leg = new_leg(ruling, plan, n, &record, (&checked, &scored), notices);
+            }
             leg.errand = probe.unwrap_or_default();
             leg.dedupe = body_hash.and_then(|body| dedupe(ruling, plan, &header.message_id, &body));
             legs.push(leg);
@@ -97,9 +89,7 @@ impl Inbound {
         let size = record.size;
         let mut queued = self.store.commit(record, legs).await.map_err(|error| store_refusal(&error))?;
 
-        if checked.dmarc_at_risk() {
-            tell_at_risk(&queued, &planned);
-        }
+        tell_at_risk(&queued, &planned);
         self.hand_over(&mut queued, slots, &planned, ticket);
         if let Some(waiting) = waiting {
             waiting.answer().await?;
@@ -142,6 +132,35 @@ impl Inbound {
             slots.push(slot);
         }
         slots
+    }
+
+    /// The legs that the message of `size` octets will have, and what is worth knowing about them; or why nobody gets it.
+    async fn plan(
+        &self,
+        ruling: &Ruling,
+        message: &Arrived<'_>,
+        header: &Header,
+        (checked, scored, reading): (&Checked, &Scored, &Reading),
+        (size, is_probe): (u64, bool),
+    ) -> Result<(Vec<Planned>, Vec<String>), Refusal> {
+        let originals = self.originals(ruling, message).await?;
+        let mut decided = decide(ruling, message, (checked, scored, reading), &originals);
+        ruling.turn_back(&mut decided, checked);
+        tell_shadows(&decided);
+        ruling.onboard(&mut decided, checked, message.at);
+        let mut planned = combine(ruling, decided, scored)?;
+        set_aside(ruling, checked, message.at, &mut planned)?;
+        self.turn_from_mailhost(ruling, message.client.ip, &mut planned).await;
+        self.pace_returns(ruling, message, &mut planned);
+        if !is_probe {
+            self.hold_loops(ruling, message, header, checked, &mut planned);
+        }
+        let notes = ruling.suit(message, header, checked, &mut planned);
+        refuse_size(ruling, &planned, size)?;
+        if planned.len() > ruling.legs_max {
+            return Err(Refusal::new(reply::TOO_MANY_LEGS));
+        }
+        Ok((planned, notes))
     }
 
     /// Gives the legs that have a slot to their lanes, and wakes the lanes of those that have none.
@@ -245,6 +264,8 @@ pub(super) struct Planned {
     marked: bool,
     /// Its ARC set, or nothing.
     pub(super) seal: String,
+    /// The route at whose end DMARC would fail.
+    pub(super) at_risk: Option<String>,
 }
 
 impl Planned {
@@ -273,9 +294,29 @@ impl Planned {
 
     /// What was to be relayed waits in the quarantine instead; what a rule parks or discards stays as it is.
     pub(super) fn quarantine(&mut self, reason: Reason, why: &str) {
-        if self.state == State::Queued {
-            (self.state, self.reason, self.detail) = (State::Quarantined, reason, why.to_owned());
+        self.stop(State::Quarantined, reason, why);
+    }
+
+    /// Likewise: it goes nowhere.
+    pub(super) fn discard(&mut self, reason: Reason, why: &str) {
+        self.stop(State::Discarded, reason, why);
+    }
+
+    fn stop(&mut self, state: State, reason: Reason, why: &str) {
+        if self.goes_out() {
+            (self.state, self.reason, self.detail) = (state, reason, why.to_owned());
         }
+    }
+
+    /// It is to be relayed.
+    pub(super) fn goes_out(&self) -> bool {
+        self.state == State::Queued
+    }
+
+    /// It goes by this way instead. What the score and the rule say of it stays.
+    pub(super) fn redirect(&mut self, way: LegPlan) {
+        let (kind, on_spam, bounces) = (self.leg.kind, self.leg.on_spam, self.leg.bounces);
+        self.leg = LegPlan { kind, on_spam, bounces, ..way };
     }
 }
 
@@ -309,11 +350,13 @@ fn tell_shadows(decided: &[(Mailbox, Decision)]) {
 
 /// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the
 /// first refusal; else those that are refused are quarantined, because their sender was told 250.
-fn combine(decided: Vec<(Mailbox, Decision)>, scored: &Scored) -> Result<Vec<Planned>, Refusal> {
+fn combine(ruling: &Ruling, decided: Vec<(Mailbox, Decision)>, scored: &Scored) -> Result<Vec<Planned>, Refusal> {
     let mut planned = Vec::new();
     let mut refused: Vec<(Refusal, Vec<Planned>)> = Vec::new();
     for (alias, decision) in decided {
-        let is_spam = decision.is_refused_as_spam(scored.band);
+        // People behind us have a filter of their own, and get what they are sent.
+        let for_people = decision.verdict.legs().iter().any(|leg| ruling.is_to_mailhost(leg));
+        let is_spam = decision.is_refused_as_spam(scored.band) && !for_people;
         match decision.verdict {
             // Everything is known here. If a rule still cannot tell, the fault is ours: the sender keeps his mail.
             Verdict::Undecided => return Err(Refusal::new(reply::LOCAL_ERROR)),
@@ -323,7 +366,7 @@ fn combine(decided: Vec<(Mailbox, Decision)>, scored: &Scored) -> Result<Vec<Pla
                 refused.push((refusal, vec![kept]));
             }
             Verdict::Accept { action, legs } => {
-                let legs = judged_legs(&alias, action, legs, &decision.rules, scored);
+                let legs = judged_legs(ruling, &alias, action, legs, &decision.rules, scored);
                 match is_spam {
                     true => refused.push((Refusal::new(reply::SPAM_REFUSED), legs)),
                     false => planned.extend(legs),
@@ -340,16 +383,23 @@ fn combine(decided: Vec<(Mailbox, Decision)>, scored: &Scored) -> Result<Vec<Pla
 }
 
 /// The legs of an accepted recipient, with what the score makes of them.
-fn judged_legs(alias: &Mailbox, action: Action, legs: Vec<LegPlan>, rules: &[String], scored: &Scored) -> Vec<Planned> {
+fn judged_legs(
+    ruling: &Ruling,
+    alias: &Mailbox,
+    action: Action,
+    legs: Vec<LegPlan>,
+    rules: &[String],
+    scored: &Scored,
+) -> Vec<Planned> {
     let (state, reason, detail) = start(action);
     let (why, only_copies) = (scored.why(), legs.iter().all(|leg| leg.kind == LegKind::Also));
     let mut planned: Vec<Planned> = legs
         .into_iter()
         .map(|leg| {
-            let fate = leg.fate(scored.band);
+            let fate = leg.fate_with(scored.band, ruling.handling(&leg));
             let (alias, detail, rules) = (alias.clone(), detail.clone(), rules.to_vec());
-            let mut plan =
-                Planned { alias, leg, state, reason, detail, due: None, rules, marked: false, seal: String::new() };
+            let (due, seal, at_risk) = (None, String::new(), None);
+            let mut plan = Planned { alias, leg, state, reason, detail, due, rules, marked: false, seal, at_risk };
             plan.judge(fate, &why);
             plan
         })
@@ -386,6 +436,7 @@ fn quarantined_refusal(alias: Mailbox, refusal: &Refusal, rules: Vec<String>) ->
         rules,
         marked: false,
         seal: String::new(),
+        at_risk: None,
     }
 }
 
@@ -394,7 +445,7 @@ fn record(
     message: &Arrived<'_>,
     header: &Header,
     body: &StoredBody,
-    (checked, scored, reading): (&Checked, &Scored, &Reading),
+    (checked, scored, reading, notes): (&Checked, &Scored, &Reading, &[String]),
     id: MessageId,
 ) -> NewMessage {
     let client = Client { ptr: checked.ptr.clone(), ..message.client.clone() };
@@ -420,7 +471,7 @@ fn record(
         subject: header.subject.clone(),
         message_id: made_id.unwrap_or_else(|| header.message_id.clone()),
         prefix,
-        facts: recorded_facts(ruling, message, (checked, scored, reading)),
+        facts: recorded_facts(ruling, message, (checked, scored, reading), notes),
         rules_hash: ruling.rules.hash().to_owned(),
         body: body.clone(),
     }
@@ -436,6 +487,7 @@ fn recorded_facts(
     ruling: &Ruling,
     message: &Arrived<'_>,
     (checked, scored, reading): (&Checked, &Scored, &Reading),
+    notes: &[String],
 ) -> String {
     let recipients: Vec<&str> = message.envelope.recipients.iter().map(Mailbox::as_str).collect();
     let mut facts = serde_json::json!({
@@ -446,6 +498,7 @@ fn recorded_facts(
         "authenticated": checked.authentication == Authentication::Proven,
         "auth": checked.record(),
         "spam": scored.record(),
+        "notes": notes,
     });
     if !ruling.rules.wanted().is_nothing() {
         facts["message"] = reading.record();
@@ -465,7 +518,11 @@ fn new_leg(
     notices: Notices,
 ) -> NewLeg {
     let (target, authentication) = (&plan.leg.target, checked.authentication);
-    let (sender, authorship) = ruling.reverse_path(&record.sender, target, record.received, authentication, plan.state);
+    let (sender, authorship) = match ruling.is_to_mailhost(&plan.leg) {
+        // People are told by it who wrote to them, and their host knows us.
+        true => (record.sender.clone(), None),
+        false => ruling.reverse_path(&record.sender, target, record.received, authentication, plan.state),
+    };
     let copy = stamp::Copy {
         alias: &plan.alias,
         target,
@@ -504,7 +561,7 @@ async fn body_hash(
     message: &Arrived<'_>,
     body: &StoredBody,
 ) -> Result<Option<[u8; 32]>, Refusal> {
-    if !planned.iter().any(|plan| ruling.dedupe_window(&plan.leg.route).is_some()) {
+    if !planned.iter().any(|plan| ruling.dedupe_window(&plan.leg).is_some()) {
         return Ok(None);
     }
     let hash = duplicates::body_hash(body, message.head.as_bytes().len()).await;
@@ -512,18 +569,47 @@ async fn body_hash(
 }
 
 fn dedupe(ruling: &Ruling, plan: &Planned, message_id: &str, body: &[u8; 32]) -> Option<DedupeKey> {
-    let window = ruling.dedupe_window(&plan.leg.route)?;
-    let aliases = ruling.dedupe_aliases(&plan.leg.route);
+    let window = ruling.dedupe_window(&plan.leg)?;
+    let aliases = ruling.dedupe_aliases(&plan.leg);
     duplicates::key(message_id, body, &plan.leg.target, (&plan.alias, aliases), window)
 }
 
 /// Counts the legs that are on disk: what was not accepted is at no risk, and a duplicate goes nowhere.
 fn tell_at_risk(queued: &Queued, planned: &[Planned]) {
     for (n, plan) in (1u16..).zip(planned) {
-        if !queued.duplicates().contains(&n) {
-            events::dmarc_at_risk(&plan.leg.route);
+        if let Some(route) = plan.at_risk.as_ref().filter(|_| !queued.duplicates().contains(&n)) {
+            events::dmarc_at_risk(route);
         }
     }
+}
+
+/// What the checks say that nobody gets. It does not stop what a vendor verifies an address by, and for the mailboxes of
+/// people behind us DMARC is a mark.
+fn set_aside(ruling: &Ruling, checked: &Checked, now: Timestamp, planned: &mut [Planned]) -> Result<(), Refusal> {
+    if let Some(refusal) = &checked.refusal {
+        if !planned.iter().any(|plan| ruling.is_to_mailhost(&plan.leg)) {
+            return Err(refusal.clone());
+        }
+        // Somebody gets it, so nobody can be told that it is refused.
+        let others = planned.iter_mut().filter(|plan| !ruling.is_to_mailhost(&plan.leg));
+        others.for_each(|plan| plan.quarantine(Reason::Dmarc, &refusal.reply().to_string()));
+    }
+    let Some((reason, why)) = &checked.quarantine else { return Ok(()) };
+    for plan in planned {
+        let marks = *reason == Reason::Dmarc && ruling.is_to_mailhost(&plan.leg);
+        if !marks && !ruling.onboards(&plan.leg, checked, now) {
+            plan.quarantine(*reason, why);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what no target takes for its size: its sender is told at once, whoever he is.
+fn refuse_size(ruling: &Ruling, planned: &[Planned], size: u64) -> Result<(), Refusal> {
+    if !planned.iter().all(Planned::goes_out) {
+        return Ok(());
+    }
+    ruling.refuses_size(size, planned.iter().map(|plan| &plan.leg)).map_or(Ok(()), Err)
 }
 
 /// Whom the leg's end may be told.

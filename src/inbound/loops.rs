@@ -25,12 +25,11 @@ use crate::reply::{self, Refusal};
 use crate::rules::{Action, Decision, Fact, Facts, LegKind, LegPlan, Verdict};
 
 impl Ruling {
-    /// Whether what goes out by `route` may come back from a CRM. Mailboxes of people are no CRM: what their owners forward
-    /// is theirs to stop. This is where a route's profile will say so.
-    fn has_loop_rules(&self, kind: LegKind, route: &str) -> bool {
-        let _ = route;
-        match kind {
-            LegKind::To | LegKind::Also => true,
+    /// Whether what goes out may come back from a CRM. Mailboxes of people are no CRM: what their owners forward is theirs
+    /// to stop.
+    fn has_loop_rules(&self, leg: &LegPlan) -> bool {
+        match leg.kind {
+            LegKind::To | LegKind::Also => !self.is_to_mailhost(leg),
             LegKind::Mailbox | LegKind::Role => false,
         }
     }
@@ -40,7 +39,7 @@ impl Ruling {
     pub fn loop_mark(&self, alias: &Mailbox, plan: &LegPlan, rules: &[String], now: Timestamp) -> String {
         let is_return = self.return_path(alias, now).is_some();
         match &self.marks {
-            Some(marks) if !is_return && alias != &plan.target && self.has_loop_rules(plan.kind, &plan.route) => {
+            Some(marks) if !is_return && alias != &plan.target && self.has_loop_rules(plan) => {
                 marks.field(&marked(rules, alias), now)
             }
             Some(_) | None => String::new(),
@@ -59,7 +58,7 @@ impl Ruling {
         for (alias, Decision { verdict, rules, .. }) in decided {
             let Verdict::Accept { action: Action::Relay, legs } = verdict else { continue };
             let rule = marked(rules, alias);
-            let goes_on = legs.iter().any(|leg| self.has_loop_rules(leg.kind, &leg.route));
+            let goes_on = legs.iter().any(|leg| self.has_loop_rules(leg));
             if goes_on && checked.marks.iter().any(|mark| marks.is_of(mark, &rule)) {
                 events::loop_seen("mark");
                 *verdict = Verdict::Reject(Refusal::new(reply::LOOP));
@@ -103,8 +102,12 @@ impl Inbound {
         let may_answer = automatic || fingerprint.is_some() || loops::is_answer(header);
         let now = self.clock.monotonic();
         for plan in planned.iter_mut().filter(|plan| plan.state == State::Queued) {
-            let guarded = plan.leg.kind == LegKind::To && ruling.has_loop_rules(plan.leg.kind, &plan.leg.route);
-            if !guarded || ruling.return_path(&plan.alias, message.at).is_some() {
+            let guarded = plan.leg.kind == LegKind::To && ruling.has_loop_rules(&plan.leg);
+            // While an address is set up, its vendor's own mail must arrive.
+            if !guarded
+                || ruling.onboards(&plan.leg, checked, message.at)
+                || ruling.return_path(&plan.alias, message.at).is_some()
+            {
                 continue;
             }
             let own = |author: &&Mailbox| automatic && ruling.is_routed_to(author, plan, message, checked);

@@ -42,6 +42,8 @@ pub mod probe;
 mod balancer;
 mod checks;
 mod score;
+mod terms;
+pub mod mailhost;
 mod pace;
 mod duplicates;
 mod loops;
@@ -53,6 +55,7 @@ mod journey;
 
 use duplicates::Aliases;
 use listener::Shares;
+use mailhost::Mailhosts;
 use memory::Resident;
 use probe::Probes;
 pub use score::Scorer;
@@ -82,6 +85,8 @@ pub struct Ruling {
     pub checker: Option<Arc<Checker>>,
     /// Absent: no score is made.
     pub spam: Option<Arc<Scorer>>,
+    /// What mail hosts behind us are asked through; absent: nobody is asked.
+    pub mailhosts: Option<Arc<Mailhosts>>,
     /// Hosts that hand us mail from outside: the client before them is checked.
     pub upstream: Vec<Network>,
     /// Sessions at one time over all listeners.
@@ -175,14 +180,14 @@ impl Ruling {
         (is_return_domain && !has_people) || self.rules.comes_back(recipient, target, route)
     }
 
-    /// For how long the route takes a second copy of a message for a duplicate.
-    fn dedupe_window(&self, route: &str) -> Option<Duration> {
-        self.routes.get(route).and_then(|route| route.dedupe)
+    /// For how long a second copy of a message to this target is taken for a duplicate.
+    fn dedupe_window(&self, leg: &LegPlan) -> Option<Duration> {
+        self.terms(leg)?.dedupe.value
     }
 
-    /// Whether the route's CRM makes one case of what came to two aliases.
-    fn dedupe_aliases(&self, route: &str) -> Aliases {
-        match self.routes.get(route).is_some_and(|route| route.dedupe_joins_aliases) {
+    /// Whether the target's CRM makes one case of what came to two aliases.
+    fn dedupe_aliases(&self, leg: &LegPlan) -> Aliases {
+        match self.terms(leg).is_some_and(|terms| terms.profile.forces_dedupe()) {
             true => Aliases::Together,
             false => Aliases::Apart,
         }

@@ -1,8 +1,8 @@
 //! A message as its bytes: where the header ends, which fields it has and where each stands.
 //!
 //! Only the places of fields are kept: whatever is sent on is cut out of the original by byte ranges, never written again.
-//! mail-parser decodes the Subject for people. `origin` reads Received fields, `content` what a reader would see, `reading` what rules
-//! compare. The body
+//! mail-parser decodes the Subject for people. `origin` reads Received fields, `content` what a reader would see, `fields` what
+//! single fields say, `reading` what rules compare. The body
 //! is not parsed for the index; it may be in a file already.
 
 use std::ops::Range;
@@ -10,6 +10,7 @@ use std::ops::Range;
 use mail_parser::{HeaderForm, HeaderName, MessageParser};
 
 pub mod content;
+pub mod fields;
 pub mod origin;
 pub mod reading;
 

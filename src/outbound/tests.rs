@@ -25,6 +25,7 @@ use crate::srs::{Original, ReturnPath};
 
 mod breaker;
 mod mx;
+mod pace;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use crate::id::LegId;
 use crate::outbound::divert::{divert, divert_overdue};
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::standing::{self, backed_off, reopened};
-use crate::outbound::{CONFIGURATION_WAIT, Shared, Ways, hold, hosts, notify};
+use crate::outbound::{CONFIGURATION_WAIT, Shared, Ways, hold, hosts, notify, pace};
 use crate::queue::online::Why;
 use crate::queue::{
     Attempt, Errand, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule,
@@ -89,7 +89,15 @@ enum Idle {
 async fn relay(lane: &Lane, shared: &Shared, leg: OwnedLeg, kept: &mut Option<Kept>) {
     let started = Started { wall: shared.now(), monotonic: shared.monotonic() };
     trip("worker");
-    match carry(lane, shared, &leg, kept).await {
+    if let Some(waits) = pace::hold_back(shared, &lane.route, &leg).await {
+        return finish(lane, shared, std::slice::from_ref(&leg), vec![waits]).await;
+    }
+    let limit = lane.route.terms(leg.target.domain()).message_size.value.filter(|limit| leg.size() > *limit);
+    let carried = match limit {
+        Some(limit) => Carried::Attempted(Said::too_large(limit)),
+        None => carry(lane, shared, &leg, kept).await,
+    };
+    match carried {
         Carried::Attempted(said) => {
             trip("worker-sent");
             let health = said.health();
@@ -181,6 +189,12 @@ impl Said {
     /// What was asked about notifications was passed on to it.
     fn answers_for(&self, leg: &OwnedLeg) -> bool {
         self.dsn && leg.keeps_recipient()
+    }
+
+    /// The route, or the target's profile, says that so much would be refused: nobody was asked.
+    fn too_large(limit: u64) -> Said {
+        let verdict = Verdict { stage: Stage::Mail, answer: Answer::TooLarge { limit } };
+        Said { verdict, peer: String::new(), local: None, dsn: false, no_host: None }
     }
 
     /// What a way out lacks that REQUIRETLS needs. It concerns this leg alone.

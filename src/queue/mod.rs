@@ -118,6 +118,10 @@ pub enum Reason {
     Permfail,
     /// Larger than the remote takes.
     TooLarge,
+    /// A header section or field longer than the target's system takes.
+    HeaderSize,
+    /// A machine wrote it.
+    Automatic,
     /// No connection to any host of the route.
     Connect,
     Timeout,
@@ -151,7 +155,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 31] = [
         Reason::Accepted,
         Reason::Sent,
         Reason::Spam,
@@ -163,6 +167,8 @@ impl Reason {
         Reason::Tempfail,
         Reason::Permfail,
         Reason::TooLarge,
+        Reason::HeaderSize,
+        Reason::Automatic,
         Reason::Connect,
         Reason::Timeout,
         Reason::Tls,
@@ -197,6 +203,8 @@ impl Reason {
             Reason::Tempfail => "tempfail",
             Reason::Permfail => "permfail",
             Reason::TooLarge => "too-large",
+            Reason::HeaderSize => "header-size",
+            Reason::Automatic => "automatic",
             Reason::Connect => "connect",
             Reason::Timeout => "timeout",
             Reason::Tls => "tls",

@@ -8,6 +8,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address::Domain;
+
+use super::profile::{Terms, Wishes};
+
 use crate::relay::fallback::Fallback;
 
 /// A configured way out (`[route.<name>]`).
@@ -36,15 +40,12 @@ pub struct Route {
     /// Whether the reply to the final dot waits for the target's.
     pub accept: Accept,
     pub fallback: Fallback,
-    /// For how long the same message is not sent again to the same target; `None` switches it off.
-    pub dedupe: Option<Duration>,
-    /// Duplicates are such whatever alias they came for: forced by a CRM's profile, where two aliases on one target make
-    /// duplicate cases.
-    pub dedupe_joins_aliases: bool,
     /// Mail is sealed with ARC, so that the host may believe what we found out.
     pub arc_seal: bool,
     /// Answers that one sender may have for one target before they wait; `None` switches it off.
     pub sender_rate: Option<SenderRate>,
+    /// What the administrator says of the systems that it leads to.
+    pub wishes: Wishes,
 }
 
 impl Route {
@@ -68,13 +69,17 @@ impl Route {
             // A client that waits holds a session and may give up; whoever wants the target's word says so.
             accept: Accept::Store,
             fallback: Fallback::default(),
-            // A second mail is better than a lost one as long as no profile says what kind of target this is.
-            dedupe: None,
-            dedupe_joins_aliases: false,
             // The IETF retires it; some CRMs read it still.
             arc_seal: false,
             sender_rate: Some(SENDER_RATE),
+            wishes: Wishes::default(),
         }
+    }
+
+    /// What holds for a target in `domain` that is reached by this route.
+    #[must_use]
+    pub fn terms(&self, domain: &Domain) -> Terms {
+        self.wishes.terms(domain, self.hosts.iter().map(|host| host.name.as_str()))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::dns::cache::Cache;
 use crate::dns::resolver::Resolver;
 use crate::events;
 use crate::id;
+use crate::inbound::mailhost::Mailhosts;
 use crate::inbound::{Inbound, Manner, Ruling, Scorer, memory};
 use crate::log;
 use crate::loops::Marks;
@@ -120,8 +121,11 @@ pub fn build(
 ) -> anyhow::Result<Built> {
     let lookup = Lookup::of(config, before.map(|(_, lookup)| lookup))?;
     let signer = signer(config);
-    let ruling = ruling(config, fixed, before.map(|(ruling, _)| ruling), &lookup, now)?;
-    let ruling = Ruling { signer: signer.clone(), ..ruling };
+    let dial = Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route)));
+    let mut ruling = ruling(config, fixed, before.map(|(ruling, _)| ruling), &lookup, now)?;
+    ruling.signer = signer.clone();
+    let asked = before.and_then(|(ruling, _)| ruling.mailhosts.as_deref());
+    ruling.mailhosts = Some(Arc::new(Mailhosts::new(dial.clone(), asked)));
     let settings = outbound::Settings {
         hostname: config.hostname.clone(),
         retry: config.queue.retry.clone(),
@@ -130,7 +134,6 @@ pub fn build(
         addresses: fixed.bound.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect(),
         signer,
     };
-    let dial = Arc::new(TcpDial::new(TIMEOUTS, config.routes.values().map(|route| &**route)));
     let rules = Arc::clone(&config.rules);
     let ways = Ways {
         settings,
@@ -196,6 +199,7 @@ fn ruling(
         dns: Arc::clone(&lookup.dns),
         checker: lookup.checker.clone(),
         spam: config.spam.as_ref().map(|settings| scorer(settings, before)),
+        mailhosts: None,
         upstream: config.upstream.clone(),
     })
 }

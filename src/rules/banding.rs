@@ -7,7 +7,7 @@
 //! | reject, where it was taken all the same | as it is | quarantined | quarantined | omitted |
 //!
 //! In the reject band a recipient is refused unless one of its copies says `deliver`. What its rule discards is not looked at: it
-//! goes nowhere. A route with the profile `mailhost`, once profiles are built, has its copies marked in every band.
+//! goes nowhere. What the target is changes the table ([`Handling`]).
 
 use crate::spam::Band;
 
@@ -26,7 +26,33 @@ pub enum Fate {
     Omit,
 }
 
+/// How the target's system is spared from spam, or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handling {
+    /// As the table says.
+    #[default]
+    Usual,
+    /// Spam does harm there: the tag band is as bad as the quarantine band.
+    Strict,
+    /// Mailboxes of people, who have a filter of their own: copies are marked, in every band.
+    MarkOnly,
+}
+
 impl LegPlan {
+    /// What `band` makes of this copy to a system of this kind.
+    #[must_use]
+    pub fn fate_with(&self, band: Band, handling: Handling) -> Fate {
+        match (handling, band) {
+            (Handling::Strict, Band::Tag) => self.fate(Band::Quarantine),
+            (Handling::Usual | Handling::Strict, band) => self.fate(band),
+            (Handling::MarkOnly, Band::Clean) => Fate::Keep,
+            (Handling::MarkOnly, Band::Tag | Band::Quarantine | Band::Reject) => match self.on_spam {
+                OnSpam::Deliver => Fate::Keep,
+                OnSpam::Tag | OnSpam::Quarantine | OnSpam::Omit => Fate::Mark,
+            },
+        }
+    }
+
     /// What `band` makes of this copy.
     #[must_use]
     pub fn fate(&self, band: Band) -> Fate {

@@ -403,7 +403,10 @@ impl RuleSet {
             .collect();
         let main = if let Some(target) = to {
             let on_spam = target.on_spam.or(on_spam).unwrap_or(OnSpam::Quarantine);
-            Some(self.leg(&target, LegKind::To, target.route.as_deref().or(route), on_spam, bounces))
+            let mut leg = self.leg(&target, LegKind::To, target.route.as_deref().or(route), on_spam, bounces);
+            thens().for_each(|then| leg.detours = leg.detours.or(&then.detours));
+            leg.onboarding_until = thens().find_map(|then| then.onboarding_until);
+            Some(leg)
         } else if let Some(target) = domain.role.as_ref().filter(|_| is_role(subject, domain)) {
             // Also where a rule ended the search without a word about where to: a role address is never left out.
             Some(self.leg(target, LegKind::Role, target.route.as_deref(), OnSpam::Deliver, None))
@@ -473,6 +476,8 @@ impl RuleSet {
             kind,
             on_spam,
             bounces: target.bounces.or(bounces).unwrap_or(Bounces::Sender),
+            detours: target.detours.clone(),
+            onboarding_until: None,
         }
     }
 }

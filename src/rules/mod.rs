@@ -7,6 +7,7 @@
 //! Evaluation is three-valued, because at RCPT the message is not there yet: see [`Decision`].
 
 use crate::address::Mailbox;
+use crate::clock::Timestamp;
 use crate::reply::Refusal;
 
 pub mod facts;
@@ -14,6 +15,7 @@ pub mod pattern;
 pub mod calendar;
 pub mod when;
 pub mod standing;
+mod detours;
 pub mod syntax;
 mod given;
 pub mod set;
@@ -32,7 +34,8 @@ pub mod difference;
 #[cfg(test)]
 mod tests;
 
-pub use banding::Fate;
+pub use banding::{Fate, Handling};
+pub use detours::Detours;
 pub use explain::{Consideration, Considered, Explanation};
 pub use facts::{AuthFacts, Fact, Facts};
 pub use parse::{Parsed, Surroundings, parse};
@@ -95,6 +98,9 @@ pub struct LegPlan {
     pub kind: LegKind,
     pub on_spam: OnSpam,
     pub bounces: Bounces,
+    pub detours: Detours,
+    /// Until then the vendor's own mail, such as the one that verifies the address, passes whatever else would stop it.
+    pub onboarding_until: Option<Timestamp>,
 }
 
 impl LegPlan {
@@ -108,6 +114,8 @@ impl LegPlan {
             kind: LegKind::To,
             on_spam: OnSpam::Quarantine,
             bounces: Bounces::Sender,
+            detours: Detours::default(),
+            onboarding_until: None,
         }
     }
 }

@@ -14,8 +14,10 @@ use crate::diagnostic::{Diagnostic, Place, Placed, Report, Source};
 use crate::document::{list, nearest};
 use crate::message::reading::Wanted;
 
+use super::Detours;
 use super::calendar::Calendar;
 use super::condition::{Condition, Named};
+use super::detours::DetourEntries;
 use super::lint;
 use super::lists::{List, Map};
 use super::pattern::Pattern;
@@ -151,6 +153,9 @@ impl Resolver<'_> {
                 self.targets.insert(entry.name.value.clone(), target);
             }
         }
+        for entry in &file.targets {
+            self.detours(&entry.detours);
+        }
         self.unique("map", file.maps.iter().map(|map| &map.name));
         self.lists(file);
         self.calendars(file);
@@ -212,6 +217,7 @@ impl Resolver<'_> {
             route,
             on_spam: entry.on_spam,
             bounces: entry.bounces,
+            detours: entry.detours.written(),
         })
     }
 
@@ -335,6 +341,14 @@ impl Resolver<'_> {
         Some(Target::of(address))
     }
 
+    fn detours(&mut self, entries: &DetourEntries) -> Detours {
+        for text in entries.auto.iter().chain(&entries.fallback) {
+            // What is wrong with it is reported; it is looked up again when it is needed.
+            let _ = self.destination(text);
+        }
+        entries.written()
+    }
+
     fn domain(&mut self, entry: &DomainEntry) -> OurDomain {
         let mailboxes = self.route(entry.mailboxes.as_ref());
         if let Some(name) = &entry.mailboxes
@@ -404,6 +418,8 @@ impl Resolver<'_> {
             route: self.route(body.route.as_ref()),
             on_spam: body.on_spam,
             bounces: body.bounces,
+            detours: self.detours(&body.detours),
+            onboarding_until: body.onboarding_until,
             reject: body.reject.clone(),
             defer: body.defer.clone(),
             quarantine: body.quarantine.clone(),

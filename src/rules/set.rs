@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::address::{Domain, Mailbox, ReversePath};
+use crate::clock::Timestamp;
 use crate::diagnostic::Place;
 use crate::message::reading::Wanted;
 use crate::reply::Refusal;
@@ -17,7 +18,7 @@ use super::given::TestEntry;
 use super::lists::Map;
 use super::rewrite::Rewrite;
 use super::standing::Standing;
-use super::{Bounces, DEFAULT_ROUTE, OnSpam};
+use super::{Bounces, DEFAULT_ROUTE, Detours, OnSpam};
 
 /// All rules of a configuration.
 #[derive(Debug, Default)]
@@ -88,6 +89,8 @@ pub(super) struct Then {
     pub route: Option<String>,
     pub on_spam: Option<OnSpam>,
     pub bounces: Option<Bounces>,
+    pub detours: Detours,
+    pub onboarding_until: Option<Timestamp>,
     pub reject: Option<Refusal>,
     pub defer: Option<Refusal>,
     pub quarantine: Option<String>,
@@ -127,12 +130,13 @@ pub(super) struct Target {
     pub route: Option<String>,
     pub on_spam: Option<OnSpam>,
     pub bounces: Option<Bounces>,
+    pub detours: Detours,
 }
 
 impl Target {
     /// An address that nobody said anything else about.
     pub(super) fn of(address: Mailbox) -> Target {
-        Target { address, name: None, route: None, on_spam: None, bounces: None }
+        Target { address, name: None, route: None, on_spam: None, bounces: None, detours: Detours::default() }
     }
 }
 
@@ -371,6 +375,28 @@ impl RuleSet {
     /// the domain's MX decides, and that may be ourselves.
     #[must_use]
     pub fn domains_of_own_targets(&self) -> BTreeSet<(&str, &str)> {
+        self.all_targets()
+            .filter(|(target, _)| self.is_ours(target.address.domain()))
+            .map(|(target, route)| (target.address.domain().as_str(), self.route_of(target, route)))
+            .collect()
+    }
+
+    /// Everywhere that legs may go: the target's name or else its address, its domain, and the route. For the people of a
+    /// mail host that is the domain.
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, &Domain, &str)> {
+        let targets = self.all_targets().map(|(target, route)| {
+            let called = target.name.as_deref().unwrap_or(target.address.as_str());
+            (called, target.address.domain(), self.route_of(target, route))
+        });
+        let people = self.domains.iter().filter_map(|domain| {
+            let route = domain.mailboxes.as_deref()?;
+            Some((domain.name.as_str(), &domain.name, route))
+        });
+        targets.chain(people)
+    }
+
+    /// Every target, some of them several times, with the route that it, or the rule that names it, has.
+    fn all_targets(&self) -> impl Iterator<Item = (&Target, Option<&str>)> {
         let catch_alls = self.domains.iter().filter_map(|domain| domain.catch_all.as_ref());
         let mapped = self.maps.iter().flat_map(|map| &map.rules);
         let rules = self.rules.iter().chain(self.aliases.values().map(|alias| &alias.rule)).chain(catch_alls);
@@ -380,11 +406,7 @@ impl RuleSet {
             to.chain(rule.then.also.iter().map(|also| (also, also.route.as_deref())))
         });
         let named = self.targets.values().chain(self.domains.iter().filter_map(|domain| domain.role.as_ref()));
-        of_rules
-            .chain(named.map(|target| (target, target.route.as_deref())))
-            .filter(|(target, _)| self.is_ours(target.address.domain()))
-            .map(|(target, route)| (target.address.domain().as_str(), self.route_of(target, route)))
-            .collect()
+        of_rules.chain(named.map(|target| (target, target.route.as_deref())))
     }
 
     /// The files that hold targets' addresses, as named, and the place that names each.

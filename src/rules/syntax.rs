@@ -8,12 +8,14 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::address::{Domain, Mailbox, ReversePath};
+use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostic, Placed, Report, Source};
 use crate::document::{Document, Section, Value};
 use crate::reply::{Enhanced, Refusal, Reply};
 use crate::sketch::Node;
 
 use super::calendar::{self, Calendar};
+use super::detours::{self, DetourEntries};
 use super::given::{self, TestEntry};
 use super::standing::Standing;
 use super::when::When;
@@ -53,6 +55,7 @@ pub struct TargetEntry {
     pub route: Option<Placed<String>>,
     pub on_spam: Option<OnSpam>,
     pub bounces: Option<Bounces>,
+    pub detours: DetourEntries,
 }
 
 /// A `[[rule]]`.
@@ -85,6 +88,8 @@ pub struct Body {
     pub route: Option<Placed<String>>,
     pub on_spam: Option<OnSpam>,
     pub bounces: Option<Bounces>,
+    pub detours: DetourEntries,
+    pub onboarding_until: Option<Timestamp>,
     pub reject: Option<Refusal>,
     pub defer: Option<Refusal>,
     pub quarantine: Option<String>,
@@ -226,15 +231,17 @@ fn plus(section: &mut Section<'_>) -> bool {
 fn target(name: Placed<String>, value: &Value<'_>) -> Option<TargetEntry> {
     if !value.is_table() {
         let address = value.string()?;
-        return Some(TargetEntry { name, address, route: None, on_spam: None, bounces: None });
+        let detours = DetourEntries::default();
+        return Some(TargetEntry { name, address, route: None, on_spam: None, bounces: None, detours });
     }
     let mut section = value.section()?;
     let address = section.require("address").and_then(|v| v.string());
     let route = section.take("route").and_then(|v| v.string());
     let on_spam = on_spam(&mut section);
     let bounces = bounces(&mut section);
+    let detours = detours::read(&mut section);
     section.finish();
-    Some(TargetEntry { name, address: address?, route, on_spam, bounces })
+    Some(TargetEntry { name, address: address?, route, on_spam, bounces, detours })
 }
 
 fn on_spam(section: &mut Section<'_>) -> Option<OnSpam> {
@@ -293,6 +300,11 @@ fn body(section: &mut Section<'_>, inert: &mut Vec<String>) -> Body {
         route: section.take("route").and_then(|v| v.string()),
         on_spam: on_spam(section),
         bounces: bounces(section),
+        detours: detours::read(section),
+        onboarding_until: section
+            .take("onboarding-until")
+            .and_then(|v| v.parsed(detours::end_of_day))
+            .map(|end| end.value),
         reject: section.take("reject").and_then(|v| refusal(&v, REJECT)),
         defer: section.take("defer").and_then(|v| refusal(&v, DEFER)),
         quarantine: section.take("quarantine").and_then(|v| reason(&v)),

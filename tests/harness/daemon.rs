@@ -174,9 +174,13 @@ tls     = "{listener_tls}"
 [route.default]
 hosts = [{hosts}]
 tls   = "off"
+message-size = "1GiB"
+header-size  = "1MiB"
 
 [route.crm]
 hosts       = [{hosts}]
+message-size = "1GiB"
+header-size  = "1MiB"
 tls         = {route_tls}
 concurrency = {concurrency}
 {route}

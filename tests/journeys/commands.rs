@@ -70,14 +70,14 @@ fn the_queue_s_list_tells_of_what_is_quarantined() {
 fn the_log_names_what_is_without_function_and_whom_an_operator_meant() {
     let crm = Crm::start();
     crm.answer(Stage::Rcpt, "450 4.2.1 later");
-    let daemon = Setup::new(crm.address()).more("[route.later]\nhosts = \"h\"\nprofile = \"zendesk\"\n").start();
+    let daemon = Setup::new(crm.address()).more("[dns]\nvalidating = true\n").start();
     let lines = |event: &str| -> Vec<serde_json::Value> {
         let log = daemon.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         lines.filter(|line| line["event"] == event).collect()
     };
     let inert = wait_for("the line at the start", || lines("without-function").pop());
-    assert!(inert["what"].as_str().unwrap().contains("route.later.profile"), "{inert}");
+    assert!(inert["what"].as_str().unwrap().contains("dns.validating"), "{inert}");
     let id = daemon.send("aide@solarmora.com");
     wait_for("a deferred leg", || daemon.rows(&["queue", "list"]).pop().filter(|row| row["attempts"] == 1));
     daemon.cli(&["queue", "hold", "--id", &id]).succeeds();
