@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::checks::Checked;
 use super::score::Scored;
-use super::{Inbound, Ruling, duplicates};
+use super::{Inbound, Ruling, duplicates, online};
 use crate::address::Mailbox;
 use crate::bounce::{self, Admin, Authentication};
 use crate::clock::Timestamp;
@@ -66,9 +66,7 @@ impl Inbound {
         let originals = self.originals(ruling, &message).await?;
         let reading = self.read_for_rules(ruling, &message, &body).await?;
         let decided = decide(ruling, &message, (&checked, &scored, &reading), &originals);
-        for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
-            events::shadow_hit(&shadow.rule, shadow.action);
-        }
+        tell_shadows(&decided);
         let mut planned = combine(decided, &scored)?;
         if let Some((reason, why)) = &checked.quarantine {
             planned.iter_mut().for_each(|plan| plan.quarantine(*reason, why));
@@ -104,9 +102,7 @@ impl Inbound {
             tell_at_risk(&queued, &planned);
         }
         self.hand_over(&mut queued, slots, &planned, ticket);
-        if let Some(waiting) = waiting {
-            waiting.answer().await?;
-        }
+        online::answer(waiting).await?;
         let took = self.clock.monotonic().saturating_sub(started);
         self.report(&message, (id, size, &header.message_id), &planned, took);
         Ok(queued)
@@ -463,6 +459,13 @@ async fn body_hash(
 fn dedupe(ruling: &Ruling, plan: &Planned, message_id: &str, body: &[u8; 32]) -> Option<DedupeKey> {
     let window = ruling.dedupe_window(&plan.leg.route)?;
     duplicates::key(message_id, body, &plan.leg.target, &plan.alias, window)
+}
+
+/// Counts what rules on trial would have done.
+fn tell_shadows(decided: &[(Mailbox, Decision)]) {
+    for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
+        events::shadow_hit(&shadow.rule, shadow.action);
+    }
 }
 
 /// Counts the legs that are on disk: what was not accepted is at no risk, and a duplicate goes nowhere.
