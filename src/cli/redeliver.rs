@@ -79,7 +79,7 @@ impl Bar {
 
     fn step(&mut self) {
         self.done += 1;
-        if self.terminal && self.total >= LEGS_MIN && (self.done % STEP == 0 || self.done == self.total) {
+        if self.terminal && self.total >= LEGS_MIN && (self.done.is_multiple_of(STEP) || self.done == self.total) {
             eprint!("\r{}", drawn(self.done, self.total));
             self.shown = true;
         }

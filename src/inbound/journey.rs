@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::checks::Checked;
 use super::score::Scored;
-use super::{Inbound, Ruling, duplicates};
+use super::{Inbound, Ruling, duplicates, online};
 use crate::address::Mailbox;
 use crate::bounce::{self, Admin, Authentication};
 use crate::clock::Timestamp;
@@ -91,9 +91,7 @@ impl Inbound {
 
         tell_at_risk(&queued, &planned);
         self.hand_over(&mut queued, slots, &planned, ticket);
-        if let Some(waiting) = waiting {
-            waiting.answer().await?;
-        }
+        online::answer(waiting).await?;
         let took = self.clock.monotonic().saturating_sub(started);
         self.report(&message, (id, size, &header.message_id), &planned, took);
         Ok(queued)
@@ -341,13 +339,6 @@ fn decide(
         .collect()
 }
 
-/// Counts what rules on trial would have done.
-fn tell_shadows(decided: &[(Mailbox, Decision)]) {
-    for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
-        events::shadow_hit(&shadow.rule, shadow.action);
-    }
-}
-
 /// Brings the decisions of all recipients to one answer. If one must be deferred nothing is queued; if all are refused, the
 /// first refusal; else those that are refused are quarantined, because their sender was told 250.
 fn combine(ruling: &Ruling, decided: Vec<(Mailbox, Decision)>, scored: &Scored) -> Result<Vec<Planned>, Refusal> {
@@ -572,6 +563,13 @@ fn dedupe(ruling: &Ruling, plan: &Planned, message_id: &str, body: &[u8; 32]) ->
     let window = ruling.dedupe_window(&plan.leg)?;
     let aliases = ruling.dedupe_aliases(&plan.leg);
     duplicates::key(message_id, body, &plan.leg.target, (&plan.alias, aliases), window)
+}
+
+/// Counts what rules on trial would have done.
+fn tell_shadows(decided: &[(Mailbox, Decision)]) {
+    for shadow in decided.iter().flat_map(|(_, decision)| &decision.shadows) {
+        events::shadow_hit(&shadow.rule, shadow.action);
+    }
 }
 
 /// Counts the legs that are on disk: what was not accepted is at no risk, and a duplicate goes nowhere.

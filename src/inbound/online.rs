@@ -56,15 +56,14 @@ impl Inbound {
     }
 }
 
-impl Waiting {
-    /// The target's answer as the client is told it, in words of ours.
-    pub(super) async fn answer(self) -> Result<(), Refusal> {
-        match self.pending.heard(PATIENCE, WRITING_MAX).await {
-            Heard::Taken => Ok(()),
-            Heard::Refused(Why::Content) => Err(Refusal::new(reply::TARGET_REFUSES)),
-            Heard::Refused(Why::TooLarge) => Err(Refusal::new(reply::TARGET_SIZE)),
-            Heard::Unknown => Err(Refusal::new(reply::LOCAL_ERROR)),
-        }
+/// The target's answer as a client who waits is told it, in words of ours.
+pub(super) async fn answer(waiting: Option<Waiting>) -> Result<(), Refusal> {
+    let Some(waiting) = waiting else { return Ok(()) };
+    match waiting.pending.heard(PATIENCE, WRITING_MAX).await {
+        Heard::Taken => Ok(()),
+        Heard::Refused(Why::Content) => Err(Refusal::new(reply::TARGET_REFUSES)),
+        Heard::Refused(Why::TooLarge) => Err(Refusal::new(reply::TARGET_SIZE)),
+        Heard::Unknown => Err(Refusal::new(reply::LOCAL_ERROR)),
     }
 }
 
