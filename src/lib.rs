@@ -91,6 +91,8 @@ pub mod reload;
 #[cfg(feature = "daemon")]
 pub mod admin;
 #[cfg(feature = "daemon")]
+pub mod replay;
+#[cfg(feature = "daemon")]
 pub mod listen;
 #[cfg(feature = "daemon")]
 pub mod daemon;

@@ -37,5 +37,6 @@ mod answers;
 mod reload;
 mod rules;
 mod schema;
+mod diff;
 mod telling;
 mod monitoring;

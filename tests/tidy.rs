@@ -54,6 +54,7 @@ const PURE: &[&str] = &[
     "src/bounce/",
     "src/admin/pages.rs",
     "src/admin/replan.rs",
+    "src/replay.rs",
 ];
 
 /// What pure code does not say.
