@@ -97,4 +97,6 @@ pub mod listen;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
+pub mod import;
+#[cfg(feature = "daemon")]
 pub mod cli;

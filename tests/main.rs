@@ -38,5 +38,6 @@ mod reload;
 mod rules;
 mod schema;
 mod diff;
+mod imports;
 mod telling;
 mod monitoring;

@@ -21,6 +21,7 @@ mod erase;
 mod evidence;
 mod explain;
 mod redeliver;
+mod import;
 mod reload;
 mod render;
 mod serve;
@@ -48,6 +49,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Show how the rules decide about a message, and why
     Explain(explain::ExplainArgs),
+    /// Write rules out of other programs' settings
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     /// What other rules would have made of the mail that came
     Diff(diff::DiffArgs),
     /// Print the DNS records to publish
@@ -128,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Check(args) => Ok(check::run(&cli.config, args)),
         Command::Explain(args) => explain::run(&cli.config, args),
+        Command::Import(command) => import::run(command),
         Command::Diff(args) => diff::run(&cli.config, args),
         Command::Dns(output) => Ok(dns::run(&cli.config, *output)),
         Command::Queue(command) => ask::queue(&cli.config, command),

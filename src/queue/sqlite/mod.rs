@@ -69,8 +69,8 @@ pub use erase::{Erased, Whose};
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
-pub use redeliver::{Repeat, Repeated};
 pub use recorded::Recorded;
+pub use redeliver::{Repeat, Repeated};
 pub use refused::RefusedFilter;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, PauseRow, ROWS_MAX};
 
