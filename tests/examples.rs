@@ -21,11 +21,12 @@ use crate::harness::{Certificates, Client, Crm, Setup, has, program, run, wait_f
 const SECRETS: [&str; 3] = ["fullchain.pem", "key.pem", "srs.key"];
 
 /// The documents whose paths must exist.
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "CHANGELOG.md",
     "docs/getting-started.md",
     "docs/rules.md",
+    "docs/import.md",
     "docs/spam.md",
     "docs/operating.md",
     "tests/README.md",

@@ -39,5 +39,7 @@ mod answers;
 mod reload;
 mod rules;
 mod schema;
+mod diff;
+mod imports;
 mod telling;
 mod monitoring;

@@ -55,6 +55,8 @@ const PURE: &[&str] = &[
     "src/bounce/",
     "src/admin/pages.rs",
     "src/admin/replan.rs",
+    "src/replay.rs",
+    "src/import/",
 ];
 
 /// What pure code does not say.
@@ -92,6 +94,8 @@ const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     (r"\blistenfd\b", &["src/listen.rs"], "let `listen` hand out listeners"),
     (r"\bsd_notify\b", &["src/supervisor.rs"], "let `supervisor` tell"),
     (r"\bsmtp_codec\b", &["src/reply.rs"], "let `reply.rs` write replies"),
+    (r"\bcsv::", &["src/rules/lists.rs", "src/import/sheet.rs"], "let `lists` or `sheet` read tables"),
+    (r"\bregex_syntax\b", &["src/import/re2.rs"], "let `re2` look into patterns"),
     (r"\baxum\b", &["src/admin/"], "keep HTTP in `admin`"),
     (r"\bhyper(_util)?::", &["src/spam/rspamd.rs"], "let `rspamd.rs` speak HTTP to others"),
     (r"\bannotate_snippets\b", &["src/diagnostic.rs"], "make a `Diagnostic`"),

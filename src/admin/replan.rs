@@ -136,12 +136,17 @@ pub fn recorded_facts<'a>(
     Facts {
         client: envelope.client.parse::<IpAddr>().ok(),
         helo: Some(envelope.helo),
-        // RFC 3848: ESMTPS, UTF8SMTPS …
-        tls: envelope.protocol.contains("SMTPS"),
+        tls: was_encrypted(envelope.protocol),
         auth: Fact::Known(recorded_auth(recorded)),
         score: Fact::Known(SpamReport::recorded(&recorded["spam"]).map(|report| report.score)),
         ..Facts::of(recipient, sender, at)
     }
+}
+
+/// Whether the session was, whose protocol stands in Received (RFC 3848: ESMTPS, UTF8SMTPS …).
+#[must_use]
+pub fn was_encrypted(protocol: &str) -> bool {
+    protocol.contains("SMTPS")
 }
 
 /// What is recorded of the message itself; `None` where rules want more than that.

@@ -183,7 +183,7 @@ fn words<const N: usize>(words: [&str; N]) -> String {
 }
 
 /// An instant, or how long ago. The error says what would be right.
-pub(super) fn parse_time(word: &str, now: Timestamp) -> Result<Timestamp, String> {
+pub fn parse_time(word: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(ago) = units::duration(word) {
         return Ok(Timestamp(now.0.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))));
     }

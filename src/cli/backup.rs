@@ -5,7 +5,7 @@
 //! came since is not there. Both commands say so.
 
 use std::fs;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::ask::{daemon, data_dir};
+use super::bar::Bar;
 use super::{Ended, Output};
 use crate::admin::control::Request;
 use crate::clock::{Clock, SystemClock};
@@ -52,8 +53,8 @@ pub(super) fn backup(config: &Path, args: &BackupArgs) -> anyhow::Result<Ended> 
     // Without a daemon nobody unlinks anything.
     let _kept = daemon(config)?.map(|socket| keep_bodies(&socket)).transpose()?;
     let mut bar = Bar::new(args.output);
-    let copied = backup::copy(&data, &args.dir.join(DATA), &mut |progress| bar.show(progress));
-    let verified = copied.and_then(|()| backup::verify(&args.dir.join(DATA), &mut |progress| bar.show(progress)));
+    let copied = backup::copy(&data, &args.dir.join(DATA), &mut |progress| show(&mut bar, progress));
+    let verified = copied.and_then(|()| backup::verify(&args.dir.join(DATA), &mut |progress| show(&mut bar, progress)));
     bar.end();
     let held = verified.context("the backup failed, and is worth nothing")?;
     let files = copy_configuration(config, &data, &args.dir)?;
@@ -81,7 +82,7 @@ pub(super) fn backup(config: &Path, args: &BackupArgs) -> anyhow::Result<Ended> 
 pub(super) fn restore(config: &Path, args: &RestoreArgs) -> anyhow::Result<Ended> {
     let from = args.dir.join(DATA);
     let mut bar = Bar::new(args.output);
-    let held = backup::verify(&from, &mut |progress| bar.show(progress));
+    let held = backup::verify(&from, &mut |progress| show(&mut bar, progress));
     bar.end();
     let held = held.with_context(|| format!("`{}` cannot be restored", args.dir.display()))?;
     if args.verify {
@@ -91,7 +92,7 @@ pub(super) fn restore(config: &Path, args: &RestoreArgs) -> anyhow::Result<Ended
         bail!("the daemon runs: stop it, and move its data directory away");
     }
     let data = data_dir(config)?;
-    let copied = backup::copy(&from, &data, &mut |progress| bar.show(progress));
+    let copied = backup::copy(&from, &data, &mut |progress| show(&mut bar, progress));
     bar.end();
     copied.with_context(|| format!("cannot restore into `{}`: it must be empty or not there", data.display()))?;
     let accepted = args.dir.join(ACCEPTED);
@@ -116,6 +117,10 @@ pub(super) fn restore(config: &Path, args: &RestoreArgs) -> anyhow::Result<Ended
         println!("copies of the configuration are in `{}`", args.dir.join(CONFIGURATION).display());
     }
     Ok(ended)
+}
+
+fn show(bar: &mut Bar, Progress { part, done, total }: Progress) {
+    bar.show(part, done, total);
 }
 
 fn say(output: Output, held: &Held, word: &str) -> Ended {
@@ -213,39 +218,6 @@ fn give_to_owner(data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How far it is: a bar on a terminal, elsewhere nothing.
-struct Bar {
-    shown: bool,
-    last: (&'static str, u64),
-}
-
-impl Bar {
-    fn new(output: Output) -> Bar {
-        Bar { shown: !output.json && std::io::stderr().is_terminal(), last: ("", u64::MAX) }
-    }
-
-    fn show(&mut self, progress: Progress) {
-        let Progress { part, done, total } = progress;
-        let percent = (done * 100).checked_div(total).unwrap_or(100);
-        if !self.shown || self.last == (part, percent) {
-            return;
-        }
-        self.last = (part, percent);
-        let full = usize::try_from(percent * BAR / 100).unwrap_or(0);
-        let bar = format!("{}{}", "#".repeat(full), ".".repeat(BAR as usize - full));
-        // Nothing depends on it.
-        let _ = write!(std::io::stderr(), "\r\u{1b}[K{part:9} [{bar}] {percent:3} %");
-    }
-
-    fn end(&mut self) {
-        if self.shown && !self.last.0.is_empty() {
-            eprintln!();
-        }
-        self.last = ("", u64::MAX);
-    }
-}
-
-const BAR: u64 = 40;
 const DATA: &str = "data";
 const CONFIGURATION: &str = "configuration";
 /// Sets of a configuration that were accepted, under `data`.

@@ -1,24 +1,27 @@
 //! The command line: what an administrator types, and the exit code that comes back.
 //!
-//! `check`, `explain` and `dns` read the configuration themselves. The others ask the running daemon over its control
-//! socket; without a daemon, `queue list`, `queue show`, `quarantine list` and `trace` read the queue from disk, and
-//! `rules history` what was accepted.
+//! `check`, `explain`, `diff` and `dns` read the configuration themselves, and `diff` the ledger. The others ask the
+//! running daemon over its control socket; without a daemon, `queue list`, `queue show`, `quarantine list` and `trace`
+//! read the queue from disk, and `rules history` what was accepted.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod bar;
 mod ask;
 mod check;
 mod backup;
 mod demo;
+mod diff;
 mod dns;
 mod doctor;
 mod erase;
 mod evidence;
 mod explain;
 mod redeliver;
+mod import;
 mod reload;
 mod render;
 mod serve;
@@ -46,6 +49,11 @@ enum Command {
     Check(check::CheckArgs),
     /// Show how the rules decide about a message, and why
     Explain(explain::ExplainArgs),
+    /// Write rules out of other programs' settings
+    #[command(subcommand)]
+    Import(import::ImportCommand),
+    /// What other rules would have made of the mail that came
+    Diff(diff::DiffArgs),
     /// Print the DNS records to publish
     Dns(Output),
     /// Look at legs and act on them
@@ -124,6 +132,8 @@ pub fn run() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Check(args) => Ok(check::run(&cli.config, args)),
         Command::Explain(args) => explain::run(&cli.config, args),
+        Command::Import(command) => import::run(command),
+        Command::Diff(args) => diff::run(&cli.config, args),
         Command::Dns(output) => Ok(dns::run(&cli.config, *output)),
         Command::Queue(command) => ask::queue(&cli.config, command),
         Command::Quarantine(command) => ask::quarantine(&cli.config, command),

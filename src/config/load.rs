@@ -37,9 +37,18 @@ pub struct Loaded {
 }
 
 pub(super) fn load(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
+    load_by(path, origin, None)
+}
+
+/// With the files that `rules` find in place of those that the configuration names.
+pub(super) fn load_with_rules(path: &Path, rules: &[String]) -> Result<Loaded, Report> {
+    load_by(path, Origin::Disk, Some(rules))
+}
+
+fn load_by(path: &Path, origin: Origin<'_>, rules: Option<&[String]>) -> Result<Loaded, Report> {
     let mut report = Report::default();
     let reader = Reader::new(path, origin);
-    let config = read_all(path, &reader, &mut report);
+    let config = read_all(path, &reader, rules, &mut report);
     match config {
         Some(mut config) => {
             let files = reader.into_set();
@@ -50,7 +59,7 @@ pub(super) fn load(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {
     }
 }
 
-fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Config> {
+fn read_all(path: &Path, reader: &Reader<'_>, rules: Option<&[String]>, report: &mut Report) -> Option<Config> {
     let text = match reader.read_main() {
         Ok(text) => text,
         Err(error) => {
@@ -61,7 +70,7 @@ fn read_all(path: &Path, reader: &Reader<'_>, report: &mut Report) -> Option<Con
     };
     let source = Source::new(path.display().to_string(), text);
     let raw = raw::read(&source, report)?;
-    let sources = rule_sources(reader, &raw, report);
+    let sources = rule_sources(reader, &raw, rules, report);
     let read = |rules_file: &str, name: &str| {
         let path = Path::new(rules_file).parent().unwrap_or(Path::new("")).join(name);
         reader.read(&path).map_err(|error| format!("{}: {error}", path.display()))
@@ -171,11 +180,12 @@ fn placed(finding: Diagnostic, place: Option<&Place>) -> Diagnostic {
     }
 }
 
-fn rule_sources(reader: &Reader<'_>, raw: &Raw, report: &mut Report) -> Vec<RuleSource> {
+fn rule_sources(reader: &Reader<'_>, raw: &Raw, instead: Option<&[String]>, report: &mut Report) -> Vec<RuleSource> {
     let mut paths: Vec<PathBuf> = Vec::new();
-    let patterns = match &raw.rules {
-        Some(written) => written.iter().map(|pattern| (pattern.value.as_str(), Some(&pattern.place))).collect(),
-        None => vec![(RULES, None)],
+    let patterns = match (instead, &raw.rules) {
+        (Some(instead), _) => instead.iter().map(|pattern| (pattern.as_str(), None)).collect(),
+        (None, Some(written)) => written.iter().map(|pattern| (pattern.value.as_str(), Some(&pattern.place))).collect(),
+        (None, None) => vec![(RULES, None)],
     };
     for (pattern, place) in patterns {
         let finding = match reader.find(pattern) {

@@ -168,6 +168,12 @@ impl Config {
         load::load(path, Origin::Disk).map(|loaded| (loaded.config, loaded.report))
     }
 
+    /// As [`Config::load`], with the rules that `patterns` find in place of those that the file names. A pattern is relative
+    /// to the folder of the file at `path`.
+    pub fn load_with_rules(path: &Path, patterns: &[String]) -> Result<(Config, Report), Report> {
+        load::load_with_rules(path, patterns).map(|loaded| (loaded.config, loaded.report))
+    }
+
     /// As [`Config::load`], the rules' tests run with it; a test that fails is an error. The files are read at `path`, or
     /// from a kept set, as if it stood there.
     pub fn vet(path: &Path, origin: Origin<'_>) -> Result<Loaded, Report> {

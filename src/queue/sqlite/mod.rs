@@ -58,6 +58,7 @@ mod sweep;
 mod refused;
 mod returns;
 mod read;
+mod recorded;
 mod read_only;
 mod housekeeper;
 #[cfg(test)]
@@ -68,6 +69,7 @@ pub use erase::{Erased, Whose};
 pub use operate::{OperateResult, Operated, Operation, Replacement};
 pub use read::Balance;
 pub use read_only::ReadOnly;
+pub use recorded::Recorded;
 pub use redeliver::{Repeat, Repeated};
 pub use refused::RefusedFilter;
 pub use rows::{ActionRow, AttemptRow, Filter, LegRow, MessageRow, Order, PauseRow, ROWS_MAX};

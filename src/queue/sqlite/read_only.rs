@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
 use crate::id::MessageId;
 use crate::queue::body::BodyRows;
 use crate::queue::sqlite::ground::Ground;
 use crate::queue::sqlite::read::{self, Balance, Reader};
+use crate::queue::sqlite::recorded::Recorded;
 use crate::queue::sqlite::refused::{RefusedFilter, RefusedLog};
 use crate::queue::sqlite::rows::{self, Filter, LegRow, MessageRow, PauseRow};
 use crate::queue::sqlite::schema::{self, SchemaError};
-use crate::queue::sqlite::{OpenError, open_error, pause};
+use crate::queue::sqlite::{OpenError, open_error, pause, recorded};
 use crate::queue::{Refused, StoreError, StoredBody};
 
 /// The queue for questions alone. Its answers are ready at once: it reads on the calling thread.
@@ -49,6 +51,25 @@ impl ReadOnly {
         self.reader.ask(pause::pauses).await
     }
 
+    /// The ids of what came from `since` on and before `until`: the first and the last, where there are any.
+    pub fn recorded_bounds(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<(MessageId, MessageId)>, StoreError> {
+        self.reader.now(|db| recorded::bounds(db, since, until)).map_err(unread)
+    }
+
+    /// A page of the messages from the first to the last of `range`, in the order of their ids: `take` hears of each
+    /// what the rules saw. Says where the next page begins. Our own notifications are left out.
+    pub fn recorded(
+        &self,
+        range: (MessageId, MessageId),
+        take: &mut dyn FnMut(Recorded<'_>),
+    ) -> Result<Option<MessageId>, StoreError> {
+        self.reader.now(|db| recorded::page(db, range, take)).map_err(unread)
+    }
+
     /// See [`super::SqliteStore::body`].
     pub async fn body(&self, id: MessageId) -> Result<Option<StoredBody>, StoreError> {
         let (bodies, rows) = (self.ground.bodies(), Arc::clone(&self.reader) as Arc<dyn BodyRows>);
@@ -65,4 +86,8 @@ impl ReadOnly {
     pub fn refused(&self, filter: &RefusedFilter) -> Result<Vec<Refused>, StoreError> {
         self.refused.list(filter).map_err(|error| StoreError::Read(error.to_string().into()))
     }
+}
+
+fn unread(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Read(error.to_string().into())
 }
