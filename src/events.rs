@@ -18,8 +18,10 @@ use crate::id::{LegId, MessageId};
 use crate::reply::Reply;
 use crate::scrub::scrub;
 
+mod rules;
 mod systems;
 
+pub use rules::{rule_hit, rule_known, shadow_hit};
 pub use systems::{ceiling_reached, leg_paced, mailhost_unsure, onboarding_mail, pace_exceeded, too_many_cc};
 
 // Sessions
@@ -160,22 +162,6 @@ pub fn message_aborted(listener: &str, client: IpAddr) {
 /// DNS was asked, past our cache: `result` is found, nothing or failed.
 pub fn dns_answered(result: &'static str) {
     counter!("pointsman_dns_total", "result" => result).increment(1);
-}
-
-/// A rule applied to a recipient of an accepted message.
-pub fn rule_hit(rule: &str, now: Timestamp) {
-    counter!("pointsman_rule_hits_total", "rule" => rule.to_owned()).increment(1);
-    gauge!("pointsman_rule_last_hit_timestamp_seconds", "rule" => rule.to_owned()).set(now.0 as f64 / 1000.0);
-}
-
-/// A shadow rule would have applied, and done this.
-pub fn shadow_hit(rule: &str, action: &'static str) {
-    counter!("pointsman_rule_shadow_hits_total", "rule" => rule.to_owned(), "action" => action).increment(1);
-}
-
-/// A rule is there, whether it ever applies or not: one that never does is shown as 0.
-pub fn rule_known(rule: &str) {
-    counter!("pointsman_rule_hits_total", "rule" => rule.to_owned()).increment(0);
 }
 
 /// A check ended with this word of RFC 8601.

@@ -33,7 +33,7 @@ use crate::events;
 use crate::id::{Chance, Ids, LegId};
 use crate::queue::handover::{Handover, Recall};
 use crate::queue::schedule::{Jump, JumpWatch};
-use crate::queue::{Errand, GivenBack, OwnedLeg, Reason, Settlement, State, Store};
+use crate::queue::{GivenBack, OwnedLeg, Store};
 use crate::relay::Route;
 use crate::relay::dial::{Dial, Timeouts};
 use crate::srs::Srs;
@@ -45,6 +45,7 @@ mod hosts;
 mod notify;
 mod pace;
 mod standing;
+mod holding;
 mod strays;
 mod worker;
 
@@ -567,26 +568,6 @@ async fn recalled(recalls: &mut Option<mpsc::Receiver<Recall>>) -> Option<Recall
     }
 }
 
-/// A leg that waits an hour for an administrator to mend the configuration; a probe ends. No attempt was made.
-fn hold(leg: &OwnedLeg, now: Timestamp, reason: Reason, detail: &str) -> Settlement {
-    let (state, reason) = match leg.errand {
-        Errand::Deliver => (State::Held, reason),
-        Errand::AskRcpt => (State::Discarded, Reason::Probe),
-    };
-    Settlement {
-        leg: leg.id,
-        epoch: leg.epoch,
-        at: now,
-        state,
-        reason,
-        detail: detail.to_owned(),
-        due: Some(now.after(CONFIGURATION_WAIT)),
-        attempt: None,
-        dsn: None,
-        follow_ups: Vec::new(),
-    }
-}
-
 /// Legs that go to the store together, in one transaction.
 const PARKED_BATCH: usize = 100;
 const ORPHAN_WAIT: Duration = Duration::from_secs(60);
@@ -594,8 +575,6 @@ const ORPHAN_WAIT: Duration = Duration::from_secs(60);
 const RECALL_MAX: Duration = Duration::from_secs(30);
 const STORE_WAIT: Duration = Duration::from_secs(5);
 const STORE_WAIT_MIN: Duration = Duration::from_secs(1);
-/// An administrator mends a configuration in hours, not in minutes.
-const CONFIGURATION_WAIT: Duration = Duration::from_secs(60 * 60);
 /// What a transaction may take at the longest by RFC 5321 §4.5.3.2, all its waits together.
 const LEAVE_MAX: Duration = Duration::from_secs(60 * 60);
 /// Legs that wait in memory for each route. Beyond them the queue on disk serves as well, at some cost.

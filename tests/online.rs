@@ -50,7 +50,7 @@ fn a_content_refusal_online_is_refused_in_our_own_words() {
         assert!(!reply.text.contains("mon-crm") && !reply.text.contains("virus"), "{reply:?}");
         let row = daemon.rows(&["trace", "--state", "discarded"]).remove(0);
         assert_eq!((&row["reason"], &row["attempts"]), (&"remote-content".into(), &1.into()), "{row}");
-        daemon.cli(&["trace", "--id", row["id"].as_str().unwrap()]).succeeds().says(&[said]);
+        daemon.cli(&["trace", "--reveal", "--id", row["id"].as_str().unwrap()]).succeeds().says(&[said]);
         // The sender keeps it: nothing waits here, and nobody is written to.
         assert!(daemon.rows(&["queue", "list"]).is_empty() && daemon.rows(&["quarantine", "list"]).is_empty());
         assert_eq!(crm.mails().len(), 0);

@@ -69,7 +69,7 @@ fn marks(mail: &[u8]) -> Vec<String> {
 fn legs(daemon: &Daemon, id: &str) -> Vec<(String, String, String)> {
     let word = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
     let settled = wait_for("no leg to be under way", || {
-        let rows = daemon.rows(&["trace", "--id", id]);
+        let rows = daemon.rows(&["trace", "--reveal", "--id", id]);
         rows.iter().all(|row| row["state"] != "queued").then_some(rows)
     });
     let mut legs: Vec<_> =

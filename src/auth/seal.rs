@@ -85,13 +85,16 @@ pub fn set<E>(sealing: &Sealing<'_>, sign: impl Fn(&[u8]) -> Result<Vec<u8>, E>)
 }
 
 /// A set as it came: each field whole, and its value; results, signature, seal.
-type Set<'a> = [(&'a [u8], &'a [u8]); 3];
+type Set<'a> = [Whole<'a>; 3];
+
+/// A field, and its value.
+type Whole<'a> = (&'a [u8], &'a [u8]);
 
 const SEAL: usize = 2;
 
 /// The sets by their instance; none where one is missing, stands twice, or cannot be counted.
 fn sets<'a>(sealing: &Sealing<'a>) -> Option<Vec<Set<'a>>> {
-    let mut sets: Vec<[Option<(&[u8], &[u8])>; 3]> = Vec::new();
+    let mut sets: Vec<[Option<Whole<'a>>; 3]> = Vec::new();
     for field in sealing.fields {
         let Some(kind) = SET.iter().position(|name| *name == field.name) else { continue };
         let (whole, value) = parts(field, sealing.head);
@@ -112,7 +115,7 @@ fn sets<'a>(sealing: &Sealing<'a>) -> Option<Vec<Set<'a>>> {
 /// The names for `h=`, and the fields that they mean as they are hashed: of a name that stands twice, the lowest first
 /// (RFC 6376 §5.4.2).
 fn signed_fields(sealing: &Sealing<'_>) -> (String, Vec<u8>) {
-    let is_cut = |field: &&Field| !sealing.cuts.iter().any(|cut| *cut == field.range);
+    let is_cut = |field: &&Field| !sealing.cuts.contains(&field.range);
     let kept: Vec<&Field> = sealing.fields.iter().filter(is_cut).collect();
     let (mut names, mut signed, mut count) = (String::new(), Vec::new(), 0usize);
     let mut add = |name: &str, whole: &[u8]| {

@@ -120,22 +120,7 @@ impl Inbound {
         let client = outside(ruling, message, header);
         // Where nobody outside can be told, the peer is checked.
         let (ip, helo) = client.clone().unwrap_or_else(|| (message.client.ip, message.client.helo.clone()));
-        let report = match (&ruling.checker, &ruling.auth) {
-            (Some(checker), Some(settings)) => {
-                let subject = Subject {
-                    ip,
-                    helo: &helo,
-                    sender: &message.envelope.sender,
-                    hostname: &ruling.session.hostname,
-                    head: head.len(),
-                    header,
-                    message: Bytes::new(),
-                    now: message.at,
-                };
-                self.verify(checker, settings, subject, body).await?
-            }
-            (None, _) | (_, None) => AuthReport::default(),
-        };
+        let report = self.examine(ruling, message, header, body, (ip, &helo)).await?;
         let (mut quarantine, mut refusal) = (None, None);
         if let Some(settings) = &ruling.auth {
             match disposition::dispose(&report, settings) {
@@ -179,6 +164,29 @@ impl Inbound {
             ptr,
             client,
         })
+    }
+
+    /// What can be found out about a message that came from `ip`; nothing where nobody is checked.
+    async fn examine(
+        &self,
+        ruling: &Ruling,
+        message: &Arrived<'_>,
+        header: &Header,
+        body: &StoredBody,
+        (ip, helo): (IpAddr, &str),
+    ) -> Result<AuthReport, Refusal> {
+        let (Some(checker), Some(settings)) = (&ruling.checker, &ruling.auth) else { return Ok(AuthReport::default()) };
+        let subject = Subject {
+            ip,
+            helo,
+            sender: &message.envelope.sender,
+            hostname: &ruling.session.hostname,
+            head: message.head.as_bytes().len(),
+            header,
+            message: Bytes::new(),
+            now: message.at,
+        };
+        self.verify(checker, settings, subject, body).await
     }
 
     /// Reads the message into `subject` and checks it.

@@ -10,7 +10,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::checks::Checked;
-use super::journey::{Arrived, Planned, facts};
+use super::journey::{Arrived, facts};
+use super::planned::Planned;
 use super::{Inbound, Ruling};
 use crate::address::{Domain, Mailbox, ReversePath};
 use crate::clock::Timestamp;

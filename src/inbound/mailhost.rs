@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::journey::Planned;
+use super::planned::Planned;
 use super::{Inbound, Ruling};
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;

@@ -51,6 +51,7 @@ mod seal;
 mod returns;
 mod online;
 mod connection;
+mod planned;
 mod journey;
 
 use duplicates::Aliases;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::journey::Planned;
+use super::planned::Planned;
 use super::{Inbound, Ruling};
 use crate::bounce::Authentication;
 use crate::queue::online::{self, Heard, Pending, Ticket, Why};

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::journey::{Arrived, Planned, store_refusal};
+use super::journey::{Arrived, store_refusal};
+use super::planned::Planned;
 use super::{Inbound, Ruling};
 use crate::address::Mailbox;
 use crate::queue::{Reason, State};

@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 
 use super::checks::Checked;
-use super::journey::{Arrived, Planned, made_message_id, store_refusal};
+use super::journey::{Arrived, made_message_id, store_refusal};
+use super::planned::Planned;
 use super::{Inbound, Ruling};
 use crate::auth::Word;
 use crate::auth::seal::{self, BodyHash, Sealing};

@@ -6,7 +6,8 @@
 
 use super::Ruling;
 use super::checks::Checked;
-use super::journey::{Arrived, Planned};
+use super::journey::Arrived;
+use super::planned::Planned;
 use crate::address::{Mailbox, ReversePath};
 use crate::clock::Timestamp;
 use crate::events;

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::events;
+use crate::outbound::holding::hold;
 use crate::outbound::lane::LOOK_MAX;
-use crate::outbound::{Shared, hold, worker};
+use crate::outbound::{Shared, worker};
 use crate::queue::Reason;
 
 /// Holds the legs of routes that the configuration does not have (any more), so that they do not lie unseen.

@@ -16,7 +16,7 @@ use crate::envelope::{Notify, RecipientDsn};
 use crate::id::MessageId;
 use crate::queue::{
     Answer as StoreAnswer, Attempt, BodyWriter, Dsn, Errand, FollowUp, NewLeg, NewMessage, NoticeTo, Notices, Queued,
-    Refused, Settled, StoredBody,
+    Reason, Refused, Settled, Settlement, State, StoredBody,
 };
 use crate::relay::dial::{Connection, DialError, Dialling, Stream, greet};
 use crate::relay::{Demand, Host, TlsMode};

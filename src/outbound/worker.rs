@@ -12,9 +12,10 @@ use crate::contain::{contain, trip};
 use crate::events;
 use crate::id::LegId;
 use crate::outbound::divert::{divert, divert_overdue};
+use crate::outbound::holding::{CONFIGURATION_WAIT, hold};
 use crate::outbound::lane::{Flight, Lane, Seat, Take, Unreachable};
 use crate::outbound::standing::{self, backed_off, reopened};
-use crate::outbound::{CONFIGURATION_WAIT, Shared, Ways, hold, hosts, notify, pace};
+use crate::outbound::{Shared, Ways, hosts, notify, pace};
 use crate::queue::online::Why;
 use crate::queue::{
     Attempt, Errand, FollowUp, GivenBack, OwnedLeg, Reason, Settled, Settlement, State, StoreError, schedule,

@@ -69,9 +69,9 @@ impl Stage {
         let mails = wait_for("the CRM to have every leg of the ledger", || {
             Some(self.crm.mails()).filter(|mails| mails.len() >= legs)
         });
-        // Our Received is the last field that we add, and ends in a date.
+        // Our Received ends in a date, and a Message-ID of ours stands behind it where the message has none.
         let added = Regex::new(
-            r"(?s-u)\A(?:[A-Z][A-Za-z-]+: .*?\r\n)*?Received: .*? id ([0-9a-z]{13})\b.*?;\s+[A-Z][^\r\n]+ [+-]\d{4}\r\n",
+            r"(?s-u)\A(?:[A-Z][A-Za-z-]+: .*?\r\n)*?Received: .*? id ([0-9a-z]{13})\b.*?;\s+[A-Z][^\r\n]+ [+-]\d{4}\r\n(?:Message-ID: <([0-9a-z]{13})@mx\.solarmora\.com>\r\n)?",
         );
         let added = added.expect("the expression is right");
         let mut originals = BTreeMap::new();
