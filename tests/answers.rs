@@ -120,7 +120,7 @@ fn row_no_such_user_at_the_target_is_held_and_told_to_nobody() {
     let world = World::new();
     let row = world.answered(Stage::Rcpt, "550 5.1.1 no such user", PROVEN);
     assert!(row["due"].is_string(), "it is tried again within the hour: {row}");
-    assert!(world.daemon.log().contains("\"event\":\"leg-held\""));
+    world.daemon.wait_for_log("\"event\":\"leg-held\"");
     let metrics = world.daemon.http("/metrics").1;
     assert!(
         metrics.contains("pointsman_open_legs{route=\"crm\",state=\"held\"} 1"),

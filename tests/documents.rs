@@ -36,7 +36,7 @@ fn the_table_of_replies_is_the_catalogue() {
 
 #[test]
 fn the_table_of_metrics_has_them_all_with_their_labels() {
-    let events = read("src/events.rs");
+    let events = read("src/events.rs") + &read("src/events/rules.rs") + &read("src/events/systems.rs");
     let metric = Regex::new(r#"(?s)"pointsman_(\w+)"(.*?)\)\s*\.(?:increment|decrement|set|record)\("#).unwrap();
     let label = Regex::new(r#""(\w+)" =>"#).unwrap();
     let metrics = metric.captures_iter(&events).map(|found| {

@@ -70,7 +70,7 @@ fn after_the_stated_time_a_leg_goes_on_to_the_fallback_target() {
         let text = String::from_utf8(mail.bytes).unwrap();
         assert_eq!(text.matches("Delivered-To: aide@solarmora.com").count(), 1, "{text}");
         assert_eq!(crm.mails().len(), 0);
-        assert!(daemon.log().contains("leg-diverted"));
+        daemon.wait_for_log("leg-diverted");
         assert!(!daemon.log().contains("sales@other.example"), "the log names no target");
     }
 }

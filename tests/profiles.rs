@@ -412,5 +412,5 @@ fn zendesk_has_an_alert_at_fifteen_mails_of_a_sender_in_an_hour() {
         sent(&daemon, "zendesk", &mail(&format!("X-N: {n}\r\n")), "delivered");
     }
     assert!(alerts("1"), "once in an hour");
-    assert!(daemon.log().contains("\"event\":\"pace-exceeded\""));
+    daemon.wait_for_log("\"event\":\"pace-exceeded\"");
 }

@@ -127,7 +127,7 @@ fn a_route_whose_target_fails_is_left_alone_and_says_so() {
         daemon.rows(&["queue", "list"]).is_empty().then_some(())
     });
     assert_eq!((crm.mails().len(), open()), (ids.len(), Some(0.0)));
-    assert!(daemon.log().contains("route-reached-again"));
+    daemon.wait_for_log("route-reached-again");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use pointsman::diagnostic::{Report, Source};
 use pointsman::message::reading::{Reading, Wanted};
 use pointsman::reply::NOT_OURS;
 use pointsman::rules::{
-    AuthFacts, Consideration, Decision, Fact, Facts, LegKind, RuleSet, Surroundings, Verdict, parse,
+    Action, AuthFacts, Consideration, Decision, Fact, Facts, LegKind, RuleSet, Surroundings, Verdict, parse,
 };
 use pointsman::spam::Bands;
 
@@ -121,13 +121,15 @@ fn assert_sound(rules: &RuleSet, recipient: &Mailbox, decision: &Decision) {
         Verdict::Reject(refusal) => assert!(refusal.reply().is_permanent()),
         Verdict::Defer(refusal) => assert!(refusal.reply().is_transient()),
         Verdict::Undecided => {}
-        Verdict::Accept { legs, .. } => {
+        Verdict::Accept { action, legs } => {
             assert!(!legs.is_empty(), "{recipient} is accepted and goes nowhere");
             for (at, leg) in legs.iter().enumerate() {
                 let same = |other: &&pointsman::rules::LegPlan| other.target == leg.target && other.route == leg.route;
                 assert_eq!(legs.iter().find(same), Some(&legs[at]), "each copy once");
                 // RFC 5321 §3.9: what a rule made is not given to the rules again.
-                let is_final = leg.kind == LegKind::Mailbox || leg.target == *recipient || !rules.is_alias(&leg.target);
+                let is_held = matches!(action, Action::Hold { .. });
+                let is_final =
+                    is_held || leg.kind == LegKind::Mailbox || leg.target == *recipient || !rules.is_alias(&leg.target);
                 assert!(is_final, "{recipient} goes to the alias {}", leg.target);
             }
         }

@@ -468,6 +468,11 @@ impl Daemon {
         reply.queued_as()
     }
 
+    /// Waits until the log has these words: its lines are gathered for a moment before they are written.
+    pub fn wait_for_log(&self, words: &str) {
+        wait_for(&format!("a line of the log with {words}"), || self.log().contains(words).then_some(()));
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.0.id()
     }

@@ -40,7 +40,7 @@ fn broken_files_do_not_stop_a_start_once_something_was_accepted() {
         assert_eq!(target(&daemon, &crm), "secret@mon-crm.com");
         assert!(stale(&daemon));
         daemon.cli(&["status"]).exits(0).says(&["NOT WHAT", "refused at the start", word]);
-        assert!(daemon.log().contains("configuration-stale"));
+        daemon.wait_for_log("configuration-stale");
         daemon.cli(&["check"]).exits(1).says(&["a start would use the configuration"]);
         assert_eq!(history(&daemon).len(), 1);
         // A reload says what is wrong, and changes nothing.
